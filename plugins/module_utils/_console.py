@@ -1,0 +1,98 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The console of an instance through /dev/mktty: the first line written selects it, then bytes flow."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import time
+from collections.abc import Callable
+
+from ._kernelfs import Paths
+
+_READ_SIZE = 65536
+_SETTLE = 0.1  # seconds of silence that end what was retained
+
+
+class ConsoleError(Exception):
+    """The console cannot be used, or did not say what was awaited; output is what it said."""
+
+    def __init__(self, message: str, output: str = ""):
+        super().__init__(message)
+        self.output = output
+
+
+def last_lines(text: str, count: int) -> list[str]:
+    return text.replace("\r", "").splitlines()[-count:] if count else []
+
+
+class Console:
+    """An open console. What a kernel retains from before comes first; history() takes it, or drops it."""
+
+    def __init__(self, paths: Paths, instance_id: int):
+        try:
+            self._fd = os.open(paths.console, os.O_RDWR | os.O_NONBLOCK)
+        except OSError as error:
+            raise ConsoleError(
+                f"{paths.console} cannot be opened ({error.strerror}): the host's kernel needs CONFIG_MKTTY"
+            ) from error
+        try:
+            os.write(self._fd, f"{instance_id}\n".encode())
+        except OSError as error:
+            os.close(self._fd)
+            reason = f"{paths.console} refuses instance id {instance_id}: {error.strerror}"
+            raise ConsoleError(reason) from error
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        os.close(self._fd)
+
+    def history(self, limit: float = 2.0) -> str:
+        """All that comes without a pause."""
+        output = b""
+        deadline = time.monotonic() + limit
+        while time.monotonic() < deadline and (data := self._read(_SETTLE)):
+            output += data
+        return output.decode("utf-8", "replace")
+
+    def send(self, line: str, timeout: float = 10) -> None:
+        rest = f"{line}\n".encode()
+        deadline = time.monotonic() + timeout
+        while rest:
+            if not select.select([], [self._fd], [], max(deadline - time.monotonic(), 0))[1]:
+                raise ConsoleError(f"the instance takes no input within {timeout:g} s")
+            rest = rest[os.write(self._fd, rest) :]
+
+    def expect(self, wanted: re.Pattern, timeout: float, alive: Callable[[], bool] = lambda: True) -> str:
+        """Read until the pattern is found. Gives up early when the instance is not alive any more."""
+        output = b""
+        deadline = time.monotonic() + timeout
+        while True:
+            living = alive()  # asked before reading, so that the last words are still taken
+            data = self._read(min(1.0, max(deadline - time.monotonic(), 0)))
+            output += data
+            text = output.decode("utf-8", "replace").replace("\r", "")
+            if wanted.search(text):
+                return text
+            if not data and not living:
+                raise ConsoleError(
+                    f"the instance stopped before '{wanted.pattern}' appeared on its console", text
+                )
+            if time.monotonic() > deadline:
+                raise ConsoleError(
+                    f"'{wanted.pattern}' did not appear on the console within {timeout:g} s", text
+                )
+
+    def _read(self, timeout: float) -> bytes:
+        if not select.select([self._fd], [], [], timeout)[0]:
+            return b""
+        try:
+            return os.read(self._fd, _READ_SIZE)
+        except BlockingIOError:
+            return b""

@@ -1,0 +1,51 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Sizes as users write them, to and from bytes. Every suffix is a power of 1024, as kerf and QEMU read it."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+PAGE_SIZE = 4096
+MIB = 1024**2
+
+_UNITS = "KMGTP"
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:I?B)?", re.IGNORECASE)
+
+
+def parse_size(value) -> int:
+    """Bytes of C(536870912), C("512M"), C("1GiB"), C("1.5g"); ValueError says what is wrong."""
+    match = None if isinstance(value, bool) else _SIZE.fullmatch(str(value).strip())
+    if not match:
+        raise ValueError(f"'{value}' is not a size: write bytes, or a number with K, M, G or T such as 512M")
+    exponent = _UNITS.index(match[2].upper()) + 1 if match[2] else 0
+    size = Decimal(match[1]) * 1024**exponent
+    if size != int(size):
+        raise ValueError(f"'{value}' is not a whole number of bytes")
+    return int(size)
+
+
+def parse_memory(value) -> int:
+    """A size that memory can have: whole pages, more than none."""
+    size = parse_size(value)
+    if size == 0:
+        raise ValueError(f"'{value}' is no memory at all: ask for at least one page of {PAGE_SIZE} bytes")
+    if size % PAGE_SIZE:
+        below = size - size % PAGE_SIZE
+        raise ValueError(
+            f"'{value}' is {size} bytes, which is not a multiple of the page size {PAGE_SIZE}:"
+            f" the nearest are {below} and {below + PAGE_SIZE}"
+        )
+    return size
+
+
+def format_size(size: int) -> str:
+    """The shortest exact form, in quarters of a unit at the finest."""
+    for exponent in range(len(_UNITS), 0, -1):
+        unit = 1024**exponent
+        if size >= unit and size % (unit // 4) == 0:
+            return f"{size / unit:g} {_UNITS[exponent - 1]}iB"
+    return f"{size} B"

@@ -1,0 +1,129 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: info
+short_description: How a host is divided into kernels
+description:
+  - Reads the host, its pool and all instances from the running kernel. kerf is not called.
+  - On a kernel without multikernel support, the pool and the instances are empty.
+options:
+  console_tail:
+    description:
+      - Also return so many of the last lines of each instance's console.
+      - Works where the host's kernel retains console output. On kernels that give a console to its latest
+        reader, one that was open loses it.
+    type: int
+    default: 0
+extends_documentation_fragment:
+  - mkops.multikernel.attributes
+  - mkops.multikernel.attributes.reads
+requirements:
+  - The Python module C(libfdt) (package C(python3-libfdt))
+  - Root
+seealso:
+  - module: mkops.multikernel.pool
+  - module: mkops.multikernel.instance
+author:
+  - mkops contributors (@mkops)
+"""
+
+EXAMPLES = r"""
+- name: See how the host is divided
+  mkops.multikernel.info:
+  register: division
+
+- name: Name what does not run
+  ansible.builtin.debug:
+    msg: "{{ division.instances | rejectattr('state', 'equalto', 'active') | map(attribute='name') }}"
+
+- name: Read what the instances last said
+  mkops.multikernel.info:
+    console_tail: 20
+"""
+
+RETURN = r"""
+kernel:
+  description: The host's kernel.
+  returned: success
+  type: dict
+  contains:
+    release:
+      description: As C(uname -r) prints it.
+      type: str
+    multikernel:
+      description: Whether it can run other kernels beside itself.
+      type: bool
+    mounted:
+      description: Whether C(/sys/fs/multikernel) is mounted.
+      type: bool
+host:
+  description: The host.
+  returned: success
+  type: dict
+  contains:
+    boot_id:
+      description: Identifies this boot.
+      type: str
+    uptime:
+      description: Seconds since boot.
+      type: float
+    cpus:
+      description: Logical numbers of the CPUs that the host runs on.
+      type: list
+      elements: int
+    physical_cpus:
+      description: APIC ids of the same CPUs, in the same order.
+      type: list
+      elements: int
+    memory:
+      description: Bytes the host has.
+      type: int
+    available_memory:
+      description: Bytes that can be had without swapping.
+      type: int
+pool:
+  description: What the host gave up, as M(mkops.multikernel.pool) returns it.
+  returned: success
+  type: dict
+instances:
+  description:
+    - One entry per instance, as M(mkops.multikernel.instance) returns it.
+    - With O(console_tail), each has C(console), a list of lines.
+  returned: success
+  type: list
+  elements: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.mkops.multikernel.plugins.module_utils._console import Console, last_lines
+from ansible_collections.mkops.multikernel.plugins.module_utils._facts import machine_facts
+from ansible_collections.mkops.multikernel.plugins.module_utils._kernelfs import KernelFs, Paths
+from ansible_collections.mkops.multikernel.plugins.module_utils._module import run_guarded
+
+
+def gather(paths, console_tail):
+    """One reading."""
+    facts = machine_facts(KernelFs(paths).read())
+    for instance in facts["instances"] if console_tail else ():
+        with Console(paths, instance["id"]) as console:
+            instance["console"] = last_lines(console.history(), console_tail)
+    return {"changed": False, **facts}
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={"console_tail": {"type": "int", "default": 0}},
+        supports_check_mode=True,
+    )
+    run_guarded(module, "info", lambda: gather(Paths(), module.params["console_tail"]))
+
+
+if __name__ == "__main__":
+    main()

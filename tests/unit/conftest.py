@@ -1,0 +1,70 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Run modules in this process, against a host that is a directory."""
+
+from __future__ import annotations
+
+import functools
+import json
+import struct
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.mkops.multikernel.plugins.module_utils import _kerf
+from ansible_collections.mkops.multikernel.plugins.module_utils._kernelfs import KernelFs, Paths
+from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import FakeKernel
+
+
+@pytest.fixture
+def make_host(tmp_path, monkeypatch):
+    """A fake host with the given traits; kerf is the fake one."""
+
+    def make(**traits):
+        host = FakeKernel(root=tmp_path / "host", **traits)
+        monkeypatch.setattr(_kerf, "run_argv", host.run)
+        monkeypatch.setattr("os.geteuid", lambda: 0)
+        return host
+
+    return make
+
+
+@pytest.fixture
+def host(make_host):
+    return make_host()
+
+
+@pytest.fixture
+def read(host):
+    """Read the fake host."""
+    return KernelFs(Paths(str(host.root))).read
+
+
+@pytest.fixture
+def run_module(monkeypatch, capsys):
+    """Run a module as Ansible does and return its result."""
+
+    def run(module, host, /, _check=False, **params):
+        monkeypatch.setattr(module, "Paths", functools.partial(Paths, str(host.root)))
+        args = {**params, "_ansible_check_mode": _check, "_ansible_diff": True}
+        with patch_module_args(args), pytest.raises(SystemExit):
+            module.main()
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+@pytest.fixture
+def vmlinux(tmp_path):
+    """A file that is a kernel as far as can be told."""
+    path = tmp_path / "vmlinux"
+    path.write_bytes(struct.pack("<16sHH", b"\x7fELF\x02\x01\x01", 2, 62) + b"Linux version 6.12.107 (one)\n")
+    return path
+
+
+@pytest.fixture
+def initrd(tmp_path):
+    path = tmp_path / "initrd.cpio"
+    path.write_bytes(b"070701" + b"0" * 104)
+    return path
