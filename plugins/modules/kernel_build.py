@@ -1,0 +1,400 @@
+#!/usr/bin/python
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: kernel_build
+short_description: Build a kernel from a Debian source package, patches and configuration fragments
+version_added: 0.1.0
+description:
+  - Builds a Debian package and an uncompressed C(vmlinux) from a kernel source, a series of patches and
+    configuration fragments, on the host that the task runs on.
+  - Results are kept by a key made of everything that decides about them, which is the checksum of the source
+    package, the contents of the patches and fragments, the base, the options and the version of the compiler. When
+    a kernel of the same key is there, nothing is done.
+  - Every option that a fragment names is looked up in the finished configuration. If any was lost, the build
+    fails before anything is compiled, naming all of them.
+  - While the kernel is built, the progress is shown on the controller.
+  - A build that was interrupted is continued by the next run.
+options:
+  source:
+    description:
+      - Where the kernel source comes from.
+      - O(source.package) is fetched from a Debian mirror and verified by apt through a private configuration.
+        The package sources of the machine are neither used nor changed.
+      - O(source.path) is an archive that lies on the build host already.
+    type: dict
+    required: true
+    suboptions:
+      package:
+        description: Name of a Debian source package such as V(linux-source-6.12).
+        type: str
+      version:
+        description:
+          - Exact version of the package, such as V(6.12.107-1).
+          - Without it, the newest version of the suite is taken.
+        type: str
+      suite:
+        description: Debian suite that has the package.
+        type: str
+        default: trixie
+      mirror:
+        description: Base address of the Debian mirror.
+        type: str
+        default: http://deb.debian.org/debian
+      keyring:
+        description: The keys that may sign the suite.
+        type: path
+        default: /usr/share/keyrings/debian-archive-keyring.gpg
+      path:
+        description: A C(linux-source-*.deb) or a C(.tar.*) archive with one kernel tree in it.
+        type: path
+      checksum:
+        description: Checksum of O(source.path), as C(sha256:HEX).
+        type: str
+  series:
+    description:
+      - Directory with the patches to apply, in the order of its file C(series), or of their names.
+      - Without it the source is built as it is.
+    type: path
+  config_base:
+    description:
+      - What the fragments are merged over, V(tinyconfig), V(allnoconfig), V(defconfig) or the path of a
+        configuration file.
+      - Over V(tinyconfig) and V(allnoconfig), everything that the fragments do not name is off. Over the others
+        it has its default.
+    type: str
+    default: tinyconfig
+  config:
+    description:
+      - Configuration fragments, merged in this order. The later one wins.
+      - Their lines are C(CONFIG_NAME=value) and C(# CONFIG_NAME is not set).
+    type: list
+    elements: path
+    required: true
+  local_version:
+    description:
+      - Part of the release between the version and the first eight digits of the key. V(-mkops) gives
+        C(6.12.107-mkops-0a1b2c3d).
+    type: str
+    default: -mkops
+  jobs:
+    description:
+      - How many compilers to run at once.
+      - V(0) stands for one per CPU.
+    type: int
+    default: 0
+  ccache:
+    description: Whether to compile through ccache, with its files in O(cache_dir).
+    type: bool
+    default: true
+  cache_dir:
+    description: Directory on the build host that keeps sources, compiler cache and results.
+    type: path
+    default: ~/.cache/mkops
+  lists_valid_seconds:
+    description: Age at which the private package lists are fetched anew.
+    type: int
+    default: 86400
+  remote_src:
+    description:
+      - If V(false), O(series), O(config) and a path in O(config_base) are on the controller and sent along.
+      - If V(true), they are on the build host.
+    type: bool
+    default: false
+notes:
+  - The build host needs a compiler and the usual packages for building kernels. All that is missing is named at
+    once.
+  - Do not use C(async) with this module, it runs in the background by itself.
+extends_documentation_fragment:
+  - mkops.multikernel.attributes
+  - mkops.multikernel.attributes.changes
+attributes:
+  platform:
+    platforms: debian
+author:
+  - mkops contributors
+"""
+
+EXAMPLES = r"""
+- name: Build the lab kernel from Debian's source and the series of this collection
+  mkops.multikernel.kernel_build:
+    source:
+      package: linux-source-6.12
+    series: "{{ playbook_dir }}/../roles/kernel/files/series/6.12"
+    config:
+      - "{{ playbook_dir }}/../roles/kernel/files/config/lab.config"
+      - "{{ playbook_dir }}/../roles/kernel/files/config/multikernel.config"
+  delegate_to: localhost
+  register: kernel
+
+- name: Build an archive that was fetched before, without patches, over the default configuration
+  mkops.multikernel.kernel_build:
+    source:
+      path: /srv/linux-6.12.107.tar.xz
+      checksum: sha256:0f3c0b3b1d6c9a5e1f2d3c4b5a69788796a5b4c3d2e1f0a9b8c7d6e5f4a3b2c1
+    config_base: defconfig
+    config: [files/mine.config]
+    jobs: 8
+"""
+
+RETURN = r"""
+key:
+  description: The key of the result, the SHA-256 of everything that decides about it.
+  type: str
+  returned: success
+  sample: 0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7e8f9
+release:
+  description:
+    - What C(uname -r) says on the kernel.
+    - Empty in check mode when the source is a plain archive that was not unpacked yet.
+  type: str
+  returned: success
+  sample: 6.12.107-mkops-0a1b2c3d
+directory:
+  description: Where the result is kept.
+  type: str
+  returned: success
+  sample: /root/.cache/mkops/kernels/0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7e8f9
+debs:
+  description: Paths of the Debian packages.
+  type: list
+  elements: str
+  returned: when the kernel is built
+vmlinux:
+  description: Path of the uncompressed image, which spawned kernels are loaded from.
+  type: str
+  returned: when the kernel is built
+config:
+  description: Path of the configuration.
+  type: str
+  returned: when the kernel is built
+manifest:
+  description: Path of the manifest, which has the inputs and the checksum of every file.
+  type: str
+  returned: when the kernel is built
+log:
+  description: Path of what make printed.
+  type: str
+  returned: when the kernel is built, or its build failed
+lost:
+  description: The options that are not as wanted in the finished configuration, each with the reason.
+  type: list
+  elements: str
+  returned: when options were lost
+progress:
+  description: Path of the file that tells the progress of the build, rewritten every second while it lasts.
+  type: str
+  returned: success
+duration:
+  description: Seconds that this run took.
+  type: float
+  returned: success
+  sample: 0.4
+build_seconds:
+  description: Seconds that building the kernel took when it was built.
+  type: float
+  returned: when the kernel is built
+  sample: 287.1
+"""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.mkops.multikernel.plugins.module_utils import _kconfig
+from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_build as kb
+
+ARGUMENT_SPEC = {
+    "source": {
+        "type": "dict",
+        "required": True,
+        "options": {
+            "package": {"type": "str"},
+            "version": {"type": "str"},
+            "suite": {"type": "str", "default": "trixie"},
+            "mirror": {"type": "str", "default": "http://deb.debian.org/debian"},
+            "keyring": {"type": "path", "default": "/usr/share/keyrings/debian-archive-keyring.gpg"},
+            "path": {"type": "path"},
+            "checksum": {"type": "str"},
+        },
+        "mutually_exclusive": [("package", "path"), ("version", "path")],
+        "required_one_of": [("package", "path")],
+        "required_by": {"path": ["checksum"]},
+    },
+    "series": {"type": "path"},
+    "config_base": {"type": "str", "default": "tinyconfig"},
+    "config": {"type": "list", "elements": "path", "required": True},
+    "local_version": {"type": "str", "default": "-mkops"},
+    "jobs": {"type": "int", "default": 0},
+    "ccache": {"type": "bool", "default": True},
+    "cache_dir": {"type": "path", "default": "~/.cache/mkops"},
+    "lists_valid_seconds": {"type": "int", "default": kb.LISTS_VALID_SECONDS},
+    "remote_src": {"type": "bool", "default": False},
+}
+
+
+def named_digests(paths: list[Path]) -> tuple[tuple[str, str], ...]:
+    return tuple((path.name, kb.sha256_file(path)) for path in paths)
+
+
+def plan(module: AnsibleModule) -> kb.Builder:
+    """Validate everything and find out what is to be built. Raises BuildError with every reason."""
+    params = module.params
+    source = params["source"]
+    cache = kb.Cache(Path(params["cache_dir"]))
+    problems = kb.missing_tools(params["ccache"])
+
+    if not re.fullmatch(r"(-[a-z0-9.+]+)*", params["local_version"]):
+        problems.append(
+            f"local_version {params['local_version']!r} cannot be part of a package name; "
+            "use lower case letters, digits, dot and plus, with a leading hyphen, such as -mkops"
+        )
+    if params["jobs"] < 0:
+        problems.append(f"jobs is {params['jobs']}; give a number of compilers, or 0 for one per CPU")
+
+    base, base_file = params["config_base"], None
+    if base not in kb.MAKE_BASES:
+        base_file = Path(base)
+        if not base_file.is_file():
+            problems.append(f"config_base {base} is neither one of {', '.join(kb.MAKE_BASES)} nor a file")
+        else:
+            base = f"sha256:{kb.sha256_file(base_file)}"
+
+    fragments, parsed = [Path(path) for path in params["config"]], []
+    for path in fragments:
+        try:
+            parsed.append(_kconfig.parse_fragment(path.read_text(), path.name))
+        except OSError as error:
+            problems.append(f"config fragment {path}: {error.strerror}")
+        except _kconfig.FragmentError as error:
+            problems += str(error).splitlines()
+
+    patches = []
+    if params["series"]:
+        directory = Path(params["series"])
+        if not directory.is_dir():
+            problems.append(f"series {directory} is no directory")
+        else:
+            try:
+                patches = kb.read_series(directory)
+            except kb.BuildError as error:
+                problems.append(str(error))
+
+    if source["path"]:
+        if not Path(source["path"]).is_file():
+            problems.append(f"source.path {source['path']} is no file")
+        if not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", source["checksum"]):
+            problems.append(f"source.checksum {source['checksum']!r} is not of the form sha256:HEX")
+    elif not Path(source["keyring"]).is_file():
+        problems.append(f"source.keyring {source['keyring']} is no file; install debian-archive-keyring")
+
+    if problems:
+        raise kb.BuildError("nothing was built:\n" + "\n".join(problems), problems=problems)
+
+    if source["path"]:
+        origin = kb.local_source(Path(source["path"]), source["checksum"])
+
+        def fetch() -> Path:
+            return Path(source["path"])
+
+    else:
+        archive = kb.Archive(cache.root / "sources", source["mirror"], source["suite"], source["keyring"])
+        origin = archive.resolve(
+            source["package"], source["version"], module.warn, params["lists_valid_seconds"]
+        )
+
+        def fetch() -> Path:
+            return archive.fetch(origin, source["package"])
+
+    return kb.Builder(
+        cache=cache,
+        inputs=kb.Inputs(
+            source=origin,
+            series=named_digests(patches),
+            base=base,
+            fragments=named_digests(fragments),
+            local_version=params["local_version"],
+            toolchain=kb.toolchain(),
+        ),
+        patches=patches,
+        base_file=base_file,
+        fragments=fragments,
+        wanted=_kconfig.merge(parsed),
+        jobs=params["jobs"] or len(os.sched_getaffinity(0)),
+        ccache=params["ccache"],
+        suite=source["suite"],
+        fetch=fetch,
+    )
+
+
+def describe(release: str | None, key: str, inputs: dict) -> str:
+    """One side of the diff."""
+    return json.dumps({"release": release, "key": key, "inputs": inputs}, indent=2, sort_keys=True) + "\n"
+
+
+def paths(builder: kb.Builder, manifest: dict) -> dict:
+    directory = builder.cache.kernels / builder.key
+    return {
+        "debs": [str(directory / name) for name in manifest["debs"]],
+        "vmlinux": str(directory / "vmlinux"),
+        "config": str(directory / "config"),
+        "manifest": str(directory / "manifest.json"),
+        "log": str(directory / "build.log"),
+        "build_seconds": manifest["seconds"],
+    }
+
+
+def stop(signum: int, _frame: object) -> None:
+    raise kb.Stopped(signal.Signals(signum).name)
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    started = time.monotonic()
+    os.umask(0o022)
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, stop)
+    try:
+        builder = plan(module)
+        result = {
+            "key": builder.key,
+            "release": builder.inputs.release() or "",
+            "directory": str(builder.cache.kernels / builder.key),
+        }
+        manifest = builder.cache.manifest(builder.key)
+        made = manifest is None
+        if made:
+            before = builder.cache.latest()
+            result["diff"] = {
+                "before_header": "newest kernel in the cache",
+                "after_header": "kernel to build",
+                "before": describe(before["release"], before["key"], before["inputs"]) if before else "",
+            }
+            if not module.check_mode:
+                manifest, made = builder.build()
+            inputs = json.loads(json.dumps(dataclasses.asdict(builder.inputs)))
+            result["diff"]["after"] = describe(builder.inputs.release(), builder.key, inputs)
+            if not made:
+                del result["diff"]
+        if manifest:
+            result |= paths(builder, manifest) | {"release": manifest["release"]}
+    except kb.BuildError as error:
+        module.fail_json(msg=str(error), **error.details)
+    except kb.Stopped as signalled:
+        module.fail_json(msg=f"stopped by {signalled}; the next run continues the build")
+    result |= {"progress": str(builder.progress.path), "duration": round(time.monotonic() - started, 2)}
+    module.exit_json(changed=made, **result)
+
+
+if __name__ == "__main__":
+    main()
