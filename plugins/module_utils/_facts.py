@@ -37,6 +37,9 @@ def machine_facts(machine: Machine) -> dict:
             "release": machine.release,
             "multikernel": machine.supported,
             "mounted": machine.mounted,
+            "console": machine.console,
+            "kexec_disabled": machine.kexec_disabled,
+            "lockdown": machine.lockdown,
         },
         "host": {
             "boot_id": machine.boot_id,

@@ -133,6 +133,12 @@ def parse_kimage(text: str) -> dict[int, str]:
     return {int(row[1]): row[2] for row in rows if row}
 
 
+def parse_choice(text: str) -> str:
+    """The chosen word of a list such as C(none [integrity] confidentiality)."""
+    chosen = re.search(r"\[(\w+)\]", text)
+    return chosen[1] if chosen else ""
+
+
 def parse_meminfo(text: str) -> dict[str, int]:
     """Bytes by field, of /proc/meminfo or of a NUMA node's meminfo."""
     rows = (re.fullmatch(r"(?:Node \d+ )?(\S+):\s+(\d+) kB", line.strip()) for line in text.splitlines())
@@ -207,6 +213,9 @@ class KernelFs:
             memory_total=meminfo["MemTotal"],
             memory_available=meminfo["MemAvailable"],
             tells_cmdline=kimage.exists(),
+            console=self.paths.console.exists(),
+            kexec_disabled=_text(at("/proc/sys/kernel/kexec_load_disabled")).strip() == "1",
+            lockdown=parse_choice(_text(at("/sys/kernel/security/lockdown"))) or "none",
             pool=pool,
             instances=self._instances(parse_kimage(_text(kimage)), kimage.exists()) if mounted else {},
         )

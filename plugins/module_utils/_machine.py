@@ -97,6 +97,9 @@ class Machine:
     memory_total: int
     memory_available: int
     tells_cmdline: bool = False  # has /proc/kimage
+    console: bool = False  # has /dev/mktty
+    kexec_disabled: bool = False  # kernel.kexec_load_disabled, which only a reboot takes back
+    lockdown: str = "none"
     pool: Pool = Pool()
     instances: Mapping[str, Instance] = field(default_factory=dict)
 

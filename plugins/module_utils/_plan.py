@@ -386,6 +386,11 @@ def plan_instance(wish: InstanceWish, machine: Machine, early: tuple[str, ...] =
 
     status = current.status if current else ABSENT
     steps = transition(status, wish.state, wish.kernel is not None, bool(changes))
+    if "load" in steps and machine.kexec_disabled:
+        raise Refused(
+            "kernel.kexec_load_disabled is 1, so that no kernel can be loaded until the next boot:"
+            " reboot, and keep it at 0"
+        )
     memory = current.memory if current else wish.memory or 0
     plan = InstancePlan(steps, cpus, memory, before=describe_instance(machine, current))
     return InstancePlan(steps, cpus, memory, before=plan.before, after=_predict(plan, wish, machine))

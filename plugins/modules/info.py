@@ -62,6 +62,15 @@ kernel:
     mounted:
       description: Whether C(/sys/fs/multikernel) is mounted.
       type: bool
+    console:
+      description: Whether instances have a console, C(/dev/mktty).
+      type: bool
+    kexec_disabled:
+      description: Whether C(kernel.kexec_load_disabled) forbids to load kernels until the next boot.
+      type: bool
+    lockdown:
+      description: The kernel's lockdown, V(none), V(integrity) or V(confidentiality).
+      type: str
 host:
   description: The host.
   returned: success
