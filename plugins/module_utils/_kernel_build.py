@@ -115,6 +115,10 @@ class Inputs:
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
+    def plain(self) -> dict:
+        """As it is read back from a manifest."""
+        return json.loads(json.dumps(asdict(self)))
+
     def local_suffix(self) -> str:
         """What follows the kernel version in the release, so that uname -r names the build."""
         return f"{self.local_version}-{self.key()[:8]}"
@@ -716,7 +720,7 @@ class Builder:
         manifest = {
             "key": self.key,
             "release": release,
-            "inputs": asdict(self.inputs),
+            "inputs": self.inputs.plain(),
             "debs": [deb.name for deb in debs],
             "files": {path.name: sha256_file(path) for path in sorted(out.iterdir())},
             "objects": objects,

@@ -12,9 +12,9 @@ version_added: 0.1.0
 description:
   - Builds a Debian package and an uncompressed C(vmlinux) from a kernel source, a series of patches and
     configuration fragments, on the host that the task runs on.
-  - Results are kept by a key made of everything that decides about them, which is the checksum of the source
-    package, the contents of the patches and fragments, the base, the options and the version of the compiler. When
-    a kernel of the same key is there, nothing is done.
+  - Results are kept by a key made of everything that decides about them, which is the checksum of the source,
+    the contents of the patches and fragments, the base, the options and the version of the compiler. When a
+    kernel of the same key is there, nothing is done.
   - Every option that a fragment names is looked up in the finished configuration. If any was lost, the build
     fails before anything is compiled, naming all of them.
   - While the kernel is built, the progress is shown on the controller.
@@ -64,8 +64,8 @@ options:
     description:
       - What the fragments are merged over, V(tinyconfig), V(allnoconfig), V(defconfig) or the path of a
         configuration file.
-      - Over V(tinyconfig) and V(allnoconfig), everything that the fragments do not name is off. Over the others
-        it has its default.
+      - Over V(tinyconfig) and V(allnoconfig), what the fragments do not name is off. Over the others it has
+        its default.
     type: str
     default: tinyconfig
   config:
@@ -106,8 +106,8 @@ options:
     type: bool
     default: false
 notes:
-  - The build host needs a compiler and the usual packages for building kernels. All that is missing is named at
-    once.
+  - The build host needs a compiler and the usual packages for building kernels. What is missing is named, all
+    of it at once.
   - Do not use C(async) with this module, it runs in the background by itself.
 extends_documentation_fragment:
   - mkops.multikernel.attributes
@@ -201,7 +201,6 @@ build_seconds:
   sample: 287.1
 """
 
-import dataclasses
 import json
 import os
 import re
@@ -382,8 +381,7 @@ def main() -> None:
             }
             if not module.check_mode:
                 manifest, made = builder.build()
-            inputs = json.loads(json.dumps(dataclasses.asdict(builder.inputs)))
-            result["diff"]["after"] = describe(builder.inputs.release(), builder.key, inputs)
+            result["diff"]["after"] = describe(result["release"], builder.key, builder.inputs.plain())
             if not made:
                 del result["diff"]
         if manifest:
