@@ -23,7 +23,7 @@ from ansible.utils.display import Display
 MODULE = "mkops.multikernel.kernel_build"
 MAKE_BASES = ("tinyconfig", "allnoconfig", "defconfig")
 LIMIT_SECONDS = 12 * 3600
-POLL_SECONDS = 1.5
+POLL_SECONDS = 2
 LINE_SECONDS = 10
 # The module rewrites its progress every second: when it stops doing that, it is gone.
 SILENT_SECONDS = 90

@@ -4,7 +4,12 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+from types import SimpleNamespace
+
 import pytest
+from ansible.errors import AnsibleActionFail, AnsibleFileNotFound
 
 from ansible_collections.mkops.multikernel.plugins.action import kernel_build as action
 from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_build as kb
@@ -28,3 +33,146 @@ def test_describe(progress, text):
 
 def test_action_and_module_know_the_same_bases():
     assert set(action.MAKE_BASES) == set(kb.MAKE_BASES)
+
+
+class Shell:
+    tmpdir = "/remote/tmp"
+
+    @staticmethod
+    def join_path(*parts):
+        return "/".join(parts)
+
+
+@pytest.fixture
+def make_action(tmp_path, monkeypatch):
+    """An action whose files are looked up in tmp_path; `done` has what it did on the build host."""
+
+    def make(transport="local", **args):
+        plugin = object.__new__(action.ActionModule)
+        plugin._task = SimpleNamespace(args=args, async_val=0, check_mode=False)
+        plugin._connection = SimpleNamespace(transport=transport, _shell=Shell())
+        plugin._uploads = itertools.count()
+        plugin.done = []
+
+        def find(_kind, name):
+            path = tmp_path / name
+            if not path.exists():
+                raise AnsibleFileNotFound(file_name=name)
+            return str(path)
+
+        monkeypatch.setattr(plugin, "_find_needle", find)
+        monkeypatch.setattr(plugin, "_low_level_execute_command", plugin.done.append)
+        monkeypatch.setattr(
+            plugin, "_transfer_file", lambda local, remote: plugin.done.append((local, remote))
+        )
+        monkeypatch.setattr(plugin, "_fixup_perms2", lambda paths, execute: None)
+        return plugin
+
+    (tmp_path / "a.config").touch()
+    (tmp_path / "b.config").touch()
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series/0001-x.patch").touch()
+    return make
+
+
+def test_local_files_are_used_in_place(make_action, tmp_path):
+    plugin = make_action(config=["a.config", "b.config"], series="series", config_base="a.config", jobs=3)
+    assert plugin._arguments() == {
+        "config": [str(tmp_path / "a.config"), str(tmp_path / "b.config")],
+        "series": str(tmp_path / "series"),
+        "config_base": str(tmp_path / "a.config"),
+        "jobs": 3,
+    }
+    assert plugin.done == []
+
+
+def test_files_are_sent_to_a_remote_build_host(make_action, tmp_path):
+    plugin = make_action("ssh", config=["a.config"], series="series", config_base="defconfig")
+    assert plugin._arguments() == {
+        "config": ["/remote/tmp/input-0/a.config"],
+        "series": "/remote/tmp/input-1/series",
+        "config_base": "defconfig",
+    }
+    assert plugin.done == [
+        "mkdir /remote/tmp/input-0",
+        (str(tmp_path / "a.config"), "/remote/tmp/input-0/a.config"),
+        "mkdir -p /remote/tmp/input-1/series",
+        (str(tmp_path / "series/0001-x.patch"), "/remote/tmp/input-1/series/0001-x.patch"),
+    ]
+
+
+def test_remote_src_sends_nothing(make_action):
+    plugin = make_action("ssh", config=["/there/a.config"], series="/there/series", remote_src="yes")
+    assert plugin._arguments() == plugin._task.args
+    assert plugin.done == []
+
+
+def test_everything_missing_is_named_at_once(make_action):
+    plugin = make_action(config=["a.config", "no.config"], series="none", config_base="base")
+    with pytest.raises(AnsibleActionFail, match=r"config no\.config, series none, config_base base"):
+        plugin._arguments()
+
+
+def test_attributes_of_the_task_are_put_back(make_action):
+    plugin = make_action()
+    with pytest.raises(RuntimeError), plugin._task_as(async_val=7, check_mode=True):
+        assert (plugin._task.async_val, plugin._task.check_mode) == (7, True)
+        raise RuntimeError
+    assert (plugin._task.async_val, plugin._task.check_mode) == (0, False)
+
+
+def scripted(plugin, monkeypatch, texts, job):
+    """Let the progress file have these texts one after the other, and the job this state after them."""
+    said = []
+    clock = itertools.count(step=5)
+    remaining = iter(texts)
+    last = {"text": ""}
+
+    def read(_path):
+        last["text"] = next(remaining, last["text"])
+        return last["text"]
+
+    monkeypatch.setattr(action.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(action.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(plugin, "_read", read)
+    monkeypatch.setattr(plugin, "_job_result", lambda *args: job)
+    monkeypatch.setattr(plugin, "_say", said.append)
+    plugin._host = "builder"
+    return said
+
+
+def progress(stage, done=0, state="running"):
+    return json.dumps({"stage": stage, "done": done, "total": 10, "detail": "", "state": state, "pid": 42})
+
+
+def test_follow_says_each_stage_and_every_ten_seconds(make_action, monkeypatch):
+    plugin = make_action()
+    texts = [
+        progress("fetch"),
+        *(progress("compile", done) for done in range(4)),
+        progress("done", 10, "done"),
+    ]
+    finished = {"finished": True, "changed": True, "stdout": "", "ansible_job_id": "j1", "release": "r"}
+    said = scripted(plugin, monkeypatch, texts, finished)
+    assert plugin._follow("j1", "/p", {}) == {"changed": True, "release": "r"}
+    assert said == ["fetch 0% (0/10)", "compile 0% (0/10)", "compile 20% (2/10)", "done 99% (10/10)"]
+
+
+def test_follow_gives_up_on_a_build_that_vanished(make_action, monkeypatch):
+    plugin = make_action()
+    scripted(plugin, monkeypatch, [progress("compile", 3)], {"finished": False})
+    with pytest.raises(AnsibleActionFail, match="wrote no progress for 90 s"):
+        plugin._follow("j1", "/p", {})
+
+
+def test_follow_stops_the_build_when_interrupted(make_action, monkeypatch):
+    plugin = make_action()
+    scripted(plugin, monkeypatch, [progress("compile", 3)], {"finished": False})
+
+    def interrupt(_text):
+        raise action.Interrupted("SIGINT")
+
+    monkeypatch.setattr(plugin, "_say", interrupt)
+    with pytest.raises(action.Interrupted):
+        plugin._follow("j1", "/p", {})
+    assert plugin.done == ["kill -TERM 42"]
