@@ -47,5 +47,5 @@ def format_size(size: int) -> str:
     for exponent in range(len(_UNITS), 0, -1):
         unit = 1024**exponent
         if size >= unit and size % (unit // 4) == 0:
-            return f"{size / unit:g} {_UNITS[exponent - 1]}iB"
+            return f"{Decimal(size) / unit:f} {_UNITS[exponent - 1]}iB"
     return f"{size} B"

@@ -53,7 +53,7 @@ def parse_madt(table: bytes) -> list[int]:
     offset = _MADT_HEADER
     while offset + 2 <= len(table):
         kind, length = table[offset], table[offset + 1]
-        if length < 2:
+        if length < 2 or offset + length > len(table):
             break
         if kind == _LOCAL_APIC and length >= 8:
             apic, flags = table[offset + 3], struct.unpack_from("<I", table, offset + 4)[0]

@@ -12,6 +12,7 @@ import struct
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+
 from ansible_collections.mkops.multikernel.plugins.module_utils import _kerf
 from ansible_collections.mkops.multikernel.plugins.module_utils._kernelfs import KernelFs, Paths
 from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import FakeKernel

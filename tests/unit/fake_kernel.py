@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import libfdt
+
 from ansible_collections.mkops.multikernel.plugins.module_utils._cpuset import format_cpus
 from ansible_collections.mkops.multikernel.plugins.module_utils._kerf import Outcome
 
@@ -100,7 +101,8 @@ class FakeKernel:
         available = self.memory_mib * 1024 - sum(size for _base, size, _node in self.chunks) // 1024
         self.write("/proc/filesystems", "nodev\tsysfs\n" + ("nodev\tmultikernel\n" if self.supported else ""))
         self.write(
-            "/proc/mounts", "none /sys/fs/multikernel multikernel rw 0 0\n" if self.mounted else "/ / ext4 rw 0 0\n"
+            "/proc/mounts",
+            "none /sys/fs/multikernel multikernel rw 0 0\n" if self.mounted else "/ / ext4 rw 0 0\n",
         )
         self.write("/proc/uptime", "120.50 400.00\n")
         self.write("/proc/meminfo", f"MemTotal: {available + 65536} kB\nMemAvailable: {available} kB\n")
@@ -125,7 +127,8 @@ class FakeKernel:
             ]
             self.write(
                 "/proc/kimage",
-                "MK_ID  Type        Start Address   Segments  Mode  Cmdline\n-----  ----------\n" + "".join(rows),
+                "MK_ID  Type        Start Address   Segments  Mode  Cmdline\n-----  ----------\n"
+                + "".join(rows),
             )
         if self.mounted:
             self._sync_multikernel()
@@ -228,11 +231,14 @@ class FakeKernel:
         used = {one.id for one in self.instances.values()}
         number = int(id) if id else next(number for number in range(1, 512) if number not in used)
         base = max(
-            [one.base + one.size for one in self.instances.values()], default=min(base for base, *_ in self.chunks)
+            [one.base + one.size for one in self.instances.values()],
+            default=min(base for base, *_ in self.chunks),
         )
         self.instances[name] = FakeInstance(number, sorted(map(int, cpus.split(","))), base, int(memory))
 
-    def kerf_load(self, name: str, kernel: str, flags: list[str], initrd: str = "", cmdline: str = "") -> None:
+    def kerf_load(
+        self, name: str, kernel: str, flags: list[str], initrd: str = "", cmdline: str = ""
+    ) -> None:
         one = self.instances[name]
         assert one.status == "ready"
         one.status = "loaded"
@@ -241,10 +247,13 @@ class FakeKernel:
         one.cmdline = cmdline if has_console else " ".join([*words, "console=mktty0"])
 
         def note(path: str) -> dict | None:
-            return path and {"path": path, "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()} or None
+            return (
+                (path and {"path": path, "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}) or None
+            )
 
         self.write(
-            f"/var/lib/kerf/instances/{name}.json", json.dumps({"kernel": note(kernel), "initrd": note(initrd)})
+            f"/var/lib/kerf/instances/{name}.json",
+            json.dumps({"kernel": note(kernel), "initrd": note(initrd)}),
         )
 
     def kerf_start(self, name: str, flags: list[str]) -> None:

@@ -1,0 +1,63 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from ansible_collections.mkops.multikernel.plugins.modules import info
+from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import (
+    MIB,
+    POOL_BASE,
+    FakeInstance,
+)
+
+
+def test_divided_host(make_host, run_module):
+    host = make_host(
+        pool_cpus=[4, 6],
+        chunks=[(POOL_BASE, 512 * MIB, 0)],
+        instances={"web": FakeInstance(1, [4], POOL_BASE, 128 * MIB, "active", "console=mktty0")},
+    )
+    before = host.snapshot()
+    result = run_module(info, host, _check=True)
+    assert not result["changed"]
+    assert result["kernel"]["release"] == "6.12.107-mkops"
+    assert result["kernel"]["multikernel"]
+    assert (result["host"]["cpus"], result["host"]["physical_cpus"]) == ([0, 1], [0, 2])
+    assert (result["pool"]["cpus"], result["pool"]["free_cpus"]) == ([2, 3], [3])
+    assert result["pool"]["free_memory"] == 384 * MIB
+    assert [(one["name"], one["state"], one["cpus"]) for one in result["instances"]] == [
+        ("web", "active", [2])
+    ]
+    assert "console" not in result["instances"][0]
+    assert host.snapshot() == before
+    assert host.calls == []
+
+
+def test_bare_host(make_host, run_module):
+    result = run_module(info, make_host(supported=False, mounted=False))
+    assert not result.get("failed")
+    assert (result["kernel"]["multikernel"], result["pool"]["cpus"], result["instances"]) == (False, [], [])
+
+
+def test_console_tail(make_host, run_module, monkeypatch):
+    class Console:
+        def __init__(self, _paths, instance_id):
+            self.text = f"one\r\ntwo\r\nof {instance_id}\r\n"
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_error):
+            pass
+
+        def history(self):
+            return self.text
+
+    monkeypatch.setattr(info, "Console", Console)
+    host = make_host(
+        pool_cpus=[4],
+        chunks=[(POOL_BASE, 128 * MIB, 0)],
+        instances={"web": FakeInstance(7, [4], POOL_BASE, 128 * MIB, "loaded")},
+    )
+    assert run_module(info, host, console_tail=2)["instances"][0]["console"] == ["two", "of 7"]

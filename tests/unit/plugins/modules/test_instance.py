@@ -1,0 +1,279 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import pytest
+
+from ansible_collections.mkops.multikernel.plugins.module_utils import _kerf
+from ansible_collections.mkops.multikernel.plugins.module_utils._console import ConsoleError
+from ansible_collections.mkops.multikernel.plugins.modules import instance
+from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import (
+    MIB,
+    POOL_BASE,
+    FakeInstance,
+)
+
+PLACE = {"cpus": 2, "memory": "128M"}
+
+
+@pytest.fixture
+def pooled(make_host):
+    return make_host(pool_cpus=[4, 6], chunks=[(POOL_BASE, 512 * MIB, 0)])
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch):
+    monkeypatch.setattr(instance, "SETTLE", 0.1)
+
+
+@pytest.fixture
+def wish(vmlinux, initrd):
+    """A complete instance."""
+    return {"name": "web", "kernel": str(vmlinux), "initrd": str(initrd), "cmdline": "quiet", **PLACE}
+
+
+CREATE = ["create", "web", "--cpus=4", "--memory=134217728"]
+
+
+def load(wish):
+    return ["load", "web", f"--kernel={wish['kernel']}", f"--initrd={wish['initrd']}", "--cmdline=quiet"]
+
+
+@pytest.mark.parametrize("state", ["present", "loaded", "started", "stopped"])
+def test_check_apply_check_apply(pooled, run_module, wish, state):
+    before = pooled.snapshot()
+    first_check = run_module(instance, pooled, _check=True, state=state, **wish)
+    assert pooled.snapshot() == before
+    assert pooled.changes == []
+    applied = run_module(instance, pooled, state=state, **wish)
+    after = pooled.snapshot()
+    second_check = run_module(instance, pooled, _check=True, state=state, **wish)
+    again = run_module(instance, pooled, state=state, **wish)
+    assert pooled.snapshot() == after
+    assert [run["changed"] for run in (first_check, applied, second_check, again)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    calls = [CREATE, load(wish), ["start", "web"]]
+    assert pooled.changes == calls[: {"present": 1, "started": 3}.get(state, 2)]
+    assert first_check["steps"] == applied["steps"] == [call[0] for call in pooled.changes]
+    assert first_check["diff"] == applied["diff"]
+    assert first_check["instance"] == {}
+    # What was predicted is what now is.
+    assert applied["diff"]["after"] == again["diff"]["before"] == again["diff"]["after"]
+    assert len(applied["commands"]) == len(pooled.changes)
+    assert again["commands"] == []
+
+
+def test_result(pooled, run_module, wish):
+    result = run_module(instance, pooled, state="started", **wish)["instance"]
+    assert {key: result[key] for key in ("name", "id", "state", "cpus", "physical_cpus", "memory", "cmdline")} == {
+        "name": "web", "id": 1, "state": "active", "cpus": [2], "physical_cpus": [4], "memory": 128 * MIB,
+        "cmdline": "quiet console=mktty0",
+    }  # fmt: skip
+    assert result["kernel"]["path"] == wish["kernel"]
+
+
+def test_absent(pooled, run_module, wish):
+    run_module(instance, pooled, state="started", **wish)
+    before = pooled.changes
+    for check, changed in ((True, True), (False, True), (True, False), (False, False)):
+        assert run_module(instance, pooled, _check=check, name="web", state="absent")["changed"] is changed
+    assert pooled.changes[len(before) :] == [["kill", "web"], ["unload", "web"], ["delete", "web"]]
+
+
+def test_absent_does_not_read_the_files(pooled, run_module, wish):
+    wish["kernel"] = "/gone"
+    assert not run_module(instance, pooled, state="absent", **wish).get("failed")
+
+
+def test_force(pooled, run_module, wish):
+    run_module(instance, pooled, state="started", **wish)
+    run_module(instance, pooled, name="web", state="stopped", force=True)
+    assert pooled.changes[-1] == ["kill", "web", "--force"]
+
+
+def test_a_crashed_instance_is_started_again(pooled, run_module, wish):
+    run_module(instance, pooled, state="started", **wish)
+    pooled.instances["web"].status = "loaded"
+    pooled.sync()
+    assert run_module(instance, pooled, state="started", **wish)["steps"] == ["start"]
+
+
+def test_another_kernel(pooled, run_module, wish, vmlinux):
+    run_module(instance, pooled, state="started", **wish)
+    vmlinux.write_bytes(vmlinux.read_bytes() + b"another")
+    before = pooled.snapshot()
+    refused = run_module(instance, pooled, state="started", **wish)
+    assert refused["failed"]
+    assert "runs and would need a restart, because kernel" in refused["msg"]
+    assert pooled.snapshot() == before
+    result = run_module(instance, pooled, state="started", allow_restart=True, **wish)
+    assert result["steps"] == ["kill", "unload", "load", "start"]
+    before, after = result["diff"]["before"], result["diff"]["after"]
+    assert before["kernel"]["sha256"] != after["kernel"]["sha256"]
+    assert not run_module(instance, pooled, state="started", **wish)["changed"]
+
+
+def test_a_loaded_instance_takes_another_command_line(pooled, run_module, wish):
+    run_module(instance, pooled, state="loaded", **wish)
+    result = run_module(instance, pooled, state="loaded", **{**wish, "cmdline": "debug"})
+    assert result["steps"] == ["unload", "load"]
+    assert result["instance"]["cmdline"] == "debug console=mktty0"
+
+
+def test_two_instances(pooled, run_module, wish):
+    run_module(instance, pooled, state="started", **wish)
+    other = run_module(instance, pooled, name="db", cpu_count=1, memory="64M", id=9)
+    assert (other["instance"]["cpus"], other["instance"]["id"]) == ([3], 9)
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"name": "a/b"}, ["name 'a/b' is not usable"]),
+        ({"name": ".."}, ["name '..' is not usable"]),
+        ({"cpus": "2,2"}, ["CPU 2 is listed twice"]),
+        ({"cpus": 0}, ["CPU 0 is the boot CPU"]),
+        ({"cpus": 1}, ["CPU 1 is not in the pool"]),
+        ({"cpus": 7}, ["CPU 7 does not exist"]),
+        ({"cpus": 3}, ["CPU 3 is already lent to instance old"]),
+        ({"memory": "1T"}, ["1 TiB wanted"]),
+        ({"memory": "1.1M"}, ["'1.1M' is not a whole number of bytes"]),
+        ({"memory": "100001K"}, ["not a multiple of the page size"]),
+        ({"memory": "-5"}, ["'-5' is not a size"]),
+        ({"kernel": "/no/such"}, ["kernel /no/such cannot be read"]),
+        ({"initrd": "/no/such"}, ["initrd /no/such cannot be read"]),
+        ({"kernel": "/etc/passwd"}, ["kernel /etc/passwd is neither"]),
+        ({"initrd": "/etc/passwd"}, ["initrd /etc/passwd is not an initramfs"]),
+        ({"id": 0}, ["id 0 is out of range"]),
+        ({"id": 5}, ["id 5 is taken by instance old"]),
+        ({"wait_for": "("}, ["wait_for: '(' is not a regular expression"]),
+        ({"cpus": "0,x", "memory": "1X", "kernel": "/no", "initrd": "/no", "name": "-"},
+         ["name '-'", "'x' is neither", "'1X' is not", "kernel /no", "initrd /no"]),
+    ],
+)  # fmt: skip
+def test_bad_input_changes_nothing(pooled, run_module, wish, other, words, check):
+    pooled.instances["old"] = FakeInstance(5, [6], POOL_BASE, 64 * MIB)
+    pooled.sync()
+    before = pooled.snapshot()
+    result = run_module(instance, pooled, _check=check, state="started", **{**wish, **other})
+    assert result["failed"]
+    assert all(any(word in reason for reason in result["reasons"]) for word in words), result["reasons"]
+    assert pooled.snapshot() == before
+    assert pooled.changes == []
+
+
+def test_cpu_count_must_be_positive(pooled, run_module):
+    result = run_module(instance, pooled, name="web", cpu_count=0, memory="64M")
+    assert "cpu_count: 0 is too few" in result["msg"]
+
+
+def test_options_that_need_each_other(pooled, run_module, wish):
+    assert "mutually exclusive" in run_module(instance, pooled, cpu_count=1, **wish)["msg"]
+    del wish["kernel"]
+    assert "kernel" in run_module(instance, pooled, **wish)["msg"]
+
+
+def test_no_pool(host, run_module, wish):
+    assert "there is no pool yet" in run_module(instance, host, state="started", **wish)["msg"]
+
+
+@pytest.mark.parametrize("step", ["create", "load", "start"])
+def test_a_step_without_effect_ends_the_run(pooled, run_module, wish, step):
+    pooled.broken[step] = f"Error: no {step}\nmore"
+    result = run_module(instance, pooled, state="started", **wish)
+    assert result["failed"]
+    assert f"after kerf {step} the instance web is" in result["msg"]
+    assert f"kerf: Error: no {step}; kernel: reason of {step}" in result["msg"]
+    assert result["rc"] == 1
+    assert result["kernel_log"] == [f"reason of {step}"]
+    assert pooled.changes[-1][0] == step
+
+
+def test_an_instance_that_does_not_halt(pooled, run_module, wish):
+    run_module(instance, pooled, state="started", **wish)
+    pooled.broken["kill"] = "Error: reboot syscall failed: Connection timed out"
+    result = run_module(instance, pooled, name="web", state="stopped")
+    assert "force: true stops it all the same" in result["msg"]
+    assert pooled.instances["web"].status == "active"
+
+
+def test_an_error_of_kerf_is_no_error_when_the_kernel_did_it(pooled, run_module, wish, monkeypatch):
+    """kerf fails after the fact when it cannot write its notes or print its check mark."""
+
+    def grumble(argv, timeout):
+        outcome = pooled.run(argv, timeout)
+        return outcome if argv[1] == "--version" else type(outcome)(outcome.cmd, 1, "", "Traceback")
+
+    monkeypatch.setattr(_kerf, "run_argv", grumble)
+    assert run_module(instance, pooled, state="started", **wish)["instance"]["state"] == "active"
+
+
+def test_other_resources_than_wanted_are_given_back(pooled, run_module, wish):
+    def round_up(kernel):
+        kernel.instances["web"].size = 256 * MIB
+        kernel.sync()
+
+    pooled.after["create"] = round_up
+    result = run_module(instance, pooled, **wish)
+    assert "the kernel gave CPUs 2 and 256 MiB instead of CPUs 2 and 128 MiB" in result["msg"]
+    assert pooled.changes == [CREATE, ["delete", "web"]]
+    assert pooled.instances == {}
+
+
+class FakeConsole:
+    """Answers expect() with what was set."""
+
+    output = ""
+    events = []  # noqa: RUF012 (reset by every test)
+
+    def __init__(self, _paths, instance_id):
+        self.events.append(f"open {instance_id}")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        self.events.append("close")
+
+    def history(self):
+        self.events.append("history")
+        return "old"
+
+    def expect(self, pattern, timeout, alive):
+        self.events.append(f"expect {pattern.pattern} {timeout} {alive()}")
+        if not pattern.search(self.output):
+            raise ConsoleError("it did not appear", self.output)
+        return self.output
+
+
+@pytest.fixture
+def console(monkeypatch):
+    FakeConsole.events = []
+    FakeConsole.output = "Linux version\nlogin: "
+    monkeypatch.setattr(instance, "Console", FakeConsole)
+    return FakeConsole
+
+
+def test_wait_for(pooled, run_module, wish, console):
+    result = run_module(instance, pooled, state="started", wait_for="login: $", timeout=7, **wish)
+    assert result["console"] == ["Linux version", "login: "]
+    # Opened and emptied before the start, because only fresh output counts.
+    assert console.events == ["open 1", "history", "expect login: $ 7 True", "close"]
+    again = run_module(instance, pooled, state="started", wait_for="login: $", **wish)
+    assert not again["changed"]
+    assert "console" not in again
+
+
+def test_wait_for_in_vain(pooled, run_module, wish, console):
+    console.output = "\n".join(f"line {number}" for number in range(100))
+    result = run_module(instance, pooled, state="started", wait_for="login: $", **wish)
+    assert result["failed"]
+    assert "it did not appear" in result["msg"]
+    assert result["console"] == [f"line {number}" for number in range(60, 100)]

@@ -1,0 +1,183 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+"""The programs that roles run, and the last page of the demo."""
+
+import gzip
+import hashlib
+import importlib.machinery
+import importlib.util
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[3]
+MAKE_INITRAMFS = TOP / "roles/spawn_image/files/make_initramfs.py"
+VERIFY_WHEEL = TOP / "roles/host/files/verify_wheel.py"
+
+
+def load_program(path):
+    loader = importlib.machinery.SourceFileLoader(path.stem, str(path))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    loader.exec_module(module)
+    return module
+
+
+def elf(*segments):
+    header = struct.pack(
+        "<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 2, 62, 1, 0, 64, 0, 0, 64, 56, len(segments), 0, 0, 0
+    )
+    return header + b"".join(struct.pack("<II48x", kind, 5) for kind in segments)
+
+
+def make_initramfs(busybox, output):
+    argv = [sys.executable, str(MAKE_INITRAMFS), f"--busybox={busybox}", f"--output={output}"]
+    return subprocess.run(argv, capture_output=True, text=True, check=False)
+
+
+def members(archive):
+    """Name to (mode, device, content) of a newc archive."""
+    found = {}
+    at = 0
+    while True:
+        fields = [int(archive[at + 6 + 8 * n : at + 14 + 8 * n], 16) for n in range(13)]
+        assert archive[at : at + 6] == b"070701"
+        name_end = at + 110 + fields[11]
+        name = archive[at + 110 : name_end - 1].decode()
+        data = name_end + -name_end % 4
+        if name == "TRAILER!!!":
+            return found
+        found[name] = (fields[1], tuple(fields[9:11]), archive[data : data + fields[6]])
+        at = data + fields[6] + -fields[6] % 4
+
+
+def test_initramfs(tmp_path):
+    busybox = tmp_path / "busybox"
+    busybox.write_bytes(elf(1, 1, 7) + b"odd")
+    output = tmp_path / "cache" / "spawn.cpio.gz"
+    assert make_initramfs(busybox, output).returncode == 0
+    image = output.read_bytes()
+    found = members(gzip.decompress(image))
+    assert found["bin/busybox"] == (0o100755, (0, 0), busybox.read_bytes())
+    assert found["dev/console"] == (0o020600, (5, 1), b"")
+    assert found["init"][0] == 0o100755
+    assert found["init"][2].startswith(b"#!/bin/busybox sh\n")
+    assert {"proc", "sys", "dev", "sbin/poweroff", "bin/mkops-facts"} <= set(found)
+
+    stamp = output.stat().st_mtime_ns
+    assert make_initramfs(busybox, output).returncode == 0
+    assert output.stat().st_mtime_ns == stamp  # left alone
+    again = tmp_path / "again.gz"
+    assert make_initramfs(busybox, again).returncode == 0
+    assert again.read_bytes() == image  # reproducible
+    assert sorted(path.name for path in output.parent.iterdir()) == ["spawn.cpio.gz"]
+
+
+@pytest.mark.parametrize("content", [elf(1, 3), b"#!/bin/sh\n", b""])
+def test_initramfs_wants_a_static_busybox(tmp_path, content):
+    busybox = tmp_path / "busybox"
+    busybox.write_bytes(content)
+    result = make_initramfs(busybox, tmp_path / "out")
+    assert result.returncode == 1
+    assert "install busybox-static" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_initramfs_without_busybox(tmp_path):
+    result = make_initramfs(tmp_path / "none", tmp_path / "out")
+    assert (result.returncode, "No such file" in result.stderr) == (1, True)
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """A wheel, and an environment with just what it holds."""
+    files = {
+        "kerf/__init__.py": b"one = 1\n",
+        "kerf/data/blob": b"\0\1",
+        "kerf-1.dist-info/RECORD": b"as built\n",
+    }
+    wheel = tmp_path / "kerf-1-py3-none-any.whl"
+    site = tmp_path / "env/lib/python3.13/site-packages"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+            (site / name).parent.mkdir(parents=True, exist_ok=True)
+            (site / name).write_bytes(content)
+    (site / "kerf-1.dist-info/RECORD").write_bytes(b"as installed\n")
+    (site / "kerf/__pycache__").mkdir()
+    (site / "kerf/__pycache__/x.pyc").write_bytes(b"")
+    return wheel, hashlib.sha256(wheel.read_bytes()).hexdigest(), tmp_path / "env", site
+
+
+def test_an_unmodified_wheel(installed):
+    assert load_program(VERIFY_WHEEL).differences(*installed[:3]) == []
+
+
+@pytest.mark.parametrize(
+    ("harm", "word"),
+    [
+        (
+            lambda site: (site / "kerf/__init__.py").write_bytes(b"one = 2\n"),
+            "__init__.py is not as released",
+        ),
+        (lambda site: (site / "kerf/data/blob").unlink(), "blob is missing"),
+        (lambda site: (site / "kerf/extra.py").write_bytes(b""), "extra.py was added"),
+        (lambda site: site.rename(site.with_name("elsewhere")), "is not one virtual environment"),
+    ],
+)
+def test_a_modified_wheel(installed, harm, word):
+    harm(installed[3])
+    found = load_program(VERIFY_WHEEL).differences(*installed[:3])
+    assert len(found) == 1
+    assert word in found[0]
+
+
+def test_another_wheel(installed):
+    found = load_program(VERIFY_WHEEL).differences(installed[0], "0" * 64, installed[2])
+    assert "does not have the SHA-256" in found[0]
+
+
+def test_verify_wheel_tells_by_its_exit_code(installed):
+    argv = [sys.executable, str(VERIFY_WHEEL), *map(str, installed[:3])]
+    assert subprocess.run(argv, capture_output=True, check=False).returncode == 0
+    (installed[3] / "kerf/__init__.py").unlink()
+    assert subprocess.run(argv, capture_output=True, check=False).returncode == 1
+
+
+def test_demo_table():
+    demo = load_program(TOP / "tools/demo")
+    instances = [
+        {"name": "red", "cpus": [2], "memory": 256 << 20, "state": "loaded"},
+        {"name": "blue", "cpus": [3], "memory": 256 << 20, "state": "active"},
+    ]
+    report = {
+        "name": "lab1",
+        "after": {
+            "kernel": {"release": "6.12"},
+            "host": {"boot_id": "h", "cpus": [0, 1], "memory": 2 << 30, "uptime": 3725.9},
+            "instances": instances,
+        },
+        "facts_before": [
+            {"boot_id": "r", "release": "6.12", "uptime_s": 5.2},
+            {"boot_id": "b", "release": "6.12", "uptime_s": 4.0},
+        ],
+        "facts_after": [{"boot_id": "b", "release": "6.12", "uptime_s": 65.0}],
+    }
+    assert demo.rows(report)[1:] == [
+        ["lab1", "6.12", "h", "0,1", "2048 MiB", "host", "1 h 02 min"],
+        ["red", "6.12", "r", "2", "256 MiB", "loaded, crashed", "ended after 5 s"],
+        ["blue", "6.12", "b", "3", "256 MiB", "active", "1 min 05 s"],
+    ]
+
+
+def test_demo_counts_changes():
+    demo = load_program(TOP / "tools/demo")
+    recap = "PLAY RECAP ***\nlab1                       : ok=9    changed=2    unreachable=0    failed=0    skipped=1\n"
+    assert demo.RECAP.findall(recap) == [("lab1", "2", "0", "0")]
