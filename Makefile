@@ -76,7 +76,7 @@ lab-down: ## Stop the QEMU hosts and delete their disks; console logs stay in .l
 .PHONY: molecule
 molecule: ## Run a Molecule scenario (SCENARIO=default|kernel)
 	@tools/bootstrap build lab test
-	molecule test -s $(SCENARIO)
+	molecule test --no-command-borders -s $(SCENARIO)
 
 .PHONY: clean
 clean: lab-down ## lab-down, and delete what was made in this tree; the cache stays (rm -r ~/.cache/mkops)
