@@ -318,9 +318,9 @@ class Steps:
         with Attempt(self.kernel) as attempt:
             getattr(self, step)(attempt)
 
-    def _expect(self, attempt, step, outcome, timeout=SETTLE, remedy=""):
+    def _expect(self, attempt, step, outcome, remedy=""):
         wanted = RESULT_OF.get(step)
-        if not wait_until(lambda: self.kernel.status(self.wish.name) == wanted, timeout):
+        if not wait_until(lambda: self.kernel.status(self.wish.name) == wanted, SETTLE):
             state = self.kernel.status(self.wish.name) or "absent"
             message = (
                 f"after kerf {step} the instance {self.wish.name} is {state},"

@@ -248,7 +248,9 @@ class FakeKernel:
 
         def note(path: str) -> dict | None:
             return (
-                (path and {"path": path, "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}) or None
+                {"path": path, "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+                if path
+                else None
             )
 
         self.write(

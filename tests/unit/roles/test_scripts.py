@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-from __future__ import annotations
-
 """The programs that roles run, and the last page of the demo."""
+
+from __future__ import annotations
 
 import gzip
 import hashlib
@@ -179,5 +179,5 @@ def test_demo_table():
 
 def test_demo_counts_changes():
     demo = load_program(TOP / "tools/demo")
-    recap = "PLAY RECAP ***\nlab1                       : ok=9    changed=2    unreachable=0    failed=0    skipped=1\n"
+    recap = "PLAY RECAP ***\nlab1           : ok=9    changed=2    unreachable=0    failed=0    skipped=1\n"
     assert demo.RECAP.findall(recap) == [("lab1", "2", "0", "0")]

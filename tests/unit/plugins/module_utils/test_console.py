@@ -79,7 +79,7 @@ def test_the_last_words_of_an_instance_that_stops_are_taken(make_mktty):
 
 
 def test_no_console(tmp_path):
-    with pytest.raises(ConsoleError, match="cannot be opened .No such file or directory.: .* CONFIG_MKTTY"):
+    with pytest.raises(ConsoleError, match=r"cannot be opened .No such file or directory.: .* CONFIG_MKTTY"):
         Console(Paths(str(tmp_path)), 1)
 
 

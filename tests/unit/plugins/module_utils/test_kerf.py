@@ -50,26 +50,25 @@ def make_kerf(paths):
 
 
 @pytest.mark.parametrize(
-    ("call", "argv"),
+    ("method", "arguments", "argv"),
     [
-        (lambda kerf: kerf.init([4, 6], {0: 4096, 1: 8192}, []), "init --cpus=4,6 --memory=4096@0,8192@1 --devices=none"),
-        (lambda kerf: kerf.init([4], {0: 4096, 1: 0}, ["0000:00:05.0", "0000:00:06.0"]),
-         "init --cpus=4 --memory=4096@0 --devices=0000:00:05.0,0000:00:06.0"),
-        (lambda kerf: kerf.init([], {}, []), "init --cpus=none --memory=none --devices=none"),
-        (lambda kerf: kerf.create("web", [4, 6], 4096), "create web --cpus=4,6 --memory=4096"),
-        (lambda kerf: kerf.create("web", [4], 4096, 7), "create web --cpus=4 --memory=4096 --id=7"),
-        (lambda kerf: kerf.load("web", "/k", None, ""), "load web --kernel=/k"),
-        (lambda kerf: kerf.load("web", "/k", "/i", "quiet"), "load web --kernel=/k --initrd=/i --cmdline=quiet"),
-        (lambda kerf: kerf.start("web"), "start web"),
-        (lambda kerf: kerf.kill("web", False), "kill web"),
-        (lambda kerf: kerf.kill("web", True), "kill web --force"),
-        (lambda kerf: kerf.unload("web"), "unload web"),
-        (lambda kerf: kerf.delete("web"), "delete web"),
+        ("init", [[4, 6], {0: 4096, 1: 8192}, []], "init --cpus=4,6 --memory=4096@0,8192@1 --devices=none"),
+        ("init", [[4], {0: 4096, 1: 0}, ["0:5", "0:6"]], "init --cpus=4 --memory=4096@0 --devices=0:5,0:6"),
+        ("init", [[], {}, []], "init --cpus=none --memory=none --devices=none"),
+        ("create", ["web", [4, 6], 4096], "create web --cpus=4,6 --memory=4096"),
+        ("create", ["web", [4], 4096, 7], "create web --cpus=4 --memory=4096 --id=7"),
+        ("load", ["web", "/k", None, ""], "load web --kernel=/k"),
+        ("load", ["web", "/k", "/i", "quiet"], "load web --kernel=/k --initrd=/i --cmdline=quiet"),
+        ("start", ["web"], "start web"),
+        ("kill", ["web", False], "kill web"),
+        ("kill", ["web", True], "kill web --force"),
+        ("unload", ["web"], "unload web"),
+        ("delete", ["web"], "delete web"),
     ],
-)  # fmt: skip
-def test_calls(make_kerf, call, argv):
+)
+def test_calls(make_kerf, method, arguments, argv):
     kerf = make_kerf(Outcome("as run", 0))
-    assert call(kerf).rc == 0
+    assert getattr(kerf, method)(*arguments).rc == 0
     assert [call for call, _timeout in kerf.run.calls] == [["/k/kerf", *argv.split(" ")]]
     assert kerf.commands == ["as run"]
 
@@ -158,7 +157,12 @@ def test_kerf_is_found_in_the_path(monkeypatch, tmp_path, paths):
 
 
 def test_run_argv():
-    code = "import os, sys; print(os.environ['LC_ALL'], sys.stdin.read() == ''); print('✓', file=sys.stderr); sys.exit(3)"
+    code = (
+        "import os, sys\n"
+        "print(os.environ['LC_ALL'], sys.stdin.read() == '')\n"
+        "print('✓', file=sys.stderr)\n"
+        "sys.exit(3)\n"
+    )
     outcome = run_argv([sys.executable, "-c", code], 30)
     assert (outcome.rc, outcome.stdout, outcome.stderr) == (3, "C.UTF-8 True\n", "✓\n")
     assert outcome.cmd.startswith(sys.executable)
@@ -203,9 +207,13 @@ def test_a_failure_tells_all_that_is_known(host):
         error = attempt.failure("no effect", Outcome("kerf create", 1, "out", "Error: tx 3\nhint"))
     assert str(error) == "no effect; kerf: Error: tx 3; kernel: multikernel: not enough memory"
     assert error.details == {
-        "cmd": "kerf create", "rc": 1, "stdout": "out", "stderr": "Error: tx 3\nhint",
-        "transactions": {"tx_3": "failed"}, "kernel_log": ["multikernel: not enough memory"],
-    }  # fmt: skip
+        "cmd": "kerf create",
+        "rc": 1,
+        "stdout": "out",
+        "stderr": "Error: tx 3\nhint",
+        "transactions": {"tx_3": "failed"},
+        "kernel_log": ["multikernel: not enough memory"],
+    }
 
 
 def test_a_kernel_log_is_not_needed(host):

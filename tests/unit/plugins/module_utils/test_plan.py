@@ -56,9 +56,15 @@ BARE = Machine(
 KERNEL = Image("/boot/vmlinux", 20 * MIB, "k1")
 INITRD = Image("/boot/initrd", 2 * MIB, "i1")
 WEB = Instance(
-    "web", 1, "active", (4,), 256 * MIB, {"path": "/boot/vmlinux", "sha256": "k1"},
-    {"path": "/boot/initrd", "sha256": "i1"}, "quiet console=mktty0",
-)  # fmt: skip
+    "web",
+    1,
+    "active",
+    (4,),
+    256 * MIB,
+    {"path": "/boot/vmlinux", "sha256": "k1"},
+    {"path": "/boot/initrd", "sha256": "i1"},
+    "quiet console=mktty0",
+)
 POOLED = replace(
     BARE,
     topology=replace(BARE.topology, online=(0, 1, 4), present=(0, 1, 4, 5)),
@@ -283,9 +289,13 @@ REACHED = {
     "delete": None,
 }
 ALLOWED = {
-    "create": {None}, "load": {"ready", "empty"}, "start": {"loaded"}, "kill": {"active"},
-    "unload": {"loaded"}, "delete": {"ready", "empty", "failed"},
-}  # fmt: skip
+    "create": {None},
+    "load": {"ready", "empty"},
+    "start": {"loaded"},
+    "kill": {"active"},
+    "unload": {"loaded"},
+    "delete": {"ready", "empty", "failed"},
+}
 
 
 @given(
@@ -299,9 +309,12 @@ def test_steps_follow_from_each_other_and_arrive(status, wanted, differs):
         assert status in ALLOWED[step]
         status = REACHED[step]
     arrived = {
-        "absent": {None}, "present": {"empty", "ready", "loaded", "active"}, "loaded": {"loaded", "active"},
-        "started": {"active"}, "stopped": {"loaded"},
-    }[wanted]  # fmt: skip
+        "absent": {None},
+        "present": {"empty", "ready", "loaded", "active"},
+        "loaded": {"loaded", "active"},
+        "started": {"active"},
+        "stopped": {"loaded"},
+    }[wanted]
     assert status in arrived
     assert transition(status, wanted, True, False) == ()
 
@@ -322,10 +335,14 @@ def test_new_instance():
     plan = plan_instance(wish(cpus=(3,), memory=256 * MIB, **IMAGE), machine)
     assert (plan.steps, plan.cpus, plan.memory) == (("create", "load", "start"), (6,), 256 * MIB)
     assert plan.after == {
-        "name": "web", "state": "active", "cpus": "3", "memory": "256 MiB",
-        "kernel": {"path": "/boot/vmlinux", "sha256": "k1"}, "initrd": {"path": "/boot/initrd", "sha256": "i1"},
+        "name": "web",
+        "state": "active",
+        "cpus": "3",
+        "memory": "256 MiB",
+        "kernel": {"path": "/boot/vmlinux", "sha256": "k1"},
+        "initrd": {"path": "/boot/initrd", "sha256": "i1"},
         "cmdline": "quiet console=mktty0",
-    }  # fmt: skip
+    }
     assert plan_instance(wish("present", cpu_count=2, memory=4096), machine).cpus == (4, 6)
     assert plan_instance(wish("present", cpu_count=1, memory=4096), machine).cpus == (4,)
 
