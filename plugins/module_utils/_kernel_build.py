@@ -652,12 +652,11 @@ class Builder:
 
     def _make(self, tree: Path, environment: Mapping[str, str], config: Mapping[str, str], lock: int) -> int:
         """make, its output in the log and counted. Returns the number of objects of the whole kernel."""
-        earlier = self.cache.latest()
+        expected = expected_objects(config, self.cache.latest())
         before = sum(1 for _path in tree.rglob(".*.o.cmd")) if (self.work / "started").exists() else 0
         (self.work / "started").touch()
         counted = BuildLog(objects=before)
         self.progress.enter("compile")
-        self.progress.total = expected_objects(config, earlier)
         # Only the image: linux-libc-dev, which bindeb-pkg makes as well, would replace the host's own.
         argv = self._argv("bindeb-pkg", "DPKG_FLAGS=--rules-target=binary-image")
         with (
@@ -681,7 +680,8 @@ class Builder:
                     counted.feed(line)
                     self.progress.stage, self.progress.detail = counted.stage, counted.detail
                     self.progress.done = counted.objects
-                    self.progress.total = max(self.progress.total, counted.objects)
+                    # The estimate may be too low, and says nothing about what follows the compilation.
+                    self.progress.total = max(expected, counted.objects) if counted.stage == "compile" else 0
                 code = process.wait()
             except BaseException:
                 _end_group(process)

@@ -201,7 +201,6 @@ build_seconds:
   sample: 287.1
 """
 
-import json
 import os
 import re
 import signal
@@ -336,9 +335,22 @@ def plan(module: AnsibleModule) -> kb.Builder:
     )
 
 
-def describe(release: str | None, key: str, inputs: dict) -> str:
-    """One side of the diff."""
-    return json.dumps({"release": release, "key": key, "inputs": inputs}, indent=2, sort_keys=True) + "\n"
+def side(manifest: dict | None) -> str:
+    """One side of the diff: every input on a line of its own."""
+    if not manifest:
+        return ""
+    inputs = manifest["inputs"]
+    lines = [
+        f"release: {manifest['release']}",
+        f"key: {manifest['key']}",
+        f"source: {inputs['source']['name']} {inputs['source']['sha256']}",
+        f"base: {inputs['base']}",
+        f"local_version: {inputs['local_version']}",
+        *(f"fragment: {name} {digest}" for name, digest in inputs["fragments"]),
+        *(f"patch: {name} {digest}" for name, digest in inputs["series"]),
+        *(f"toolchain: {line}" for line in inputs["toolchain"]),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def paths(builder: kb.Builder, manifest: dict) -> dict:
@@ -373,17 +385,16 @@ def main() -> None:
         manifest = builder.cache.manifest(builder.key)
         made = manifest is None
         if made:
-            before = builder.cache.latest()
-            result["diff"] = {
-                "before_header": "newest kernel in the cache",
-                "after_header": "kernel to build",
-                "before": describe(before["release"], before["key"], before["inputs"]) if before else "",
-            }
+            if module._diff:
+                wished = {"key": builder.key, "release": result["release"], "inputs": builder.inputs.plain()}
+                result["diff"] = {
+                    "before_header": "newest kernel in the cache",
+                    "before": side(builder.cache.latest()),
+                    "after_header": "kernel to build",
+                    "after": side(wished),
+                }
             if not module.check_mode:
                 manifest, made = builder.build()
-            result["diff"]["after"] = describe(result["release"], builder.key, builder.inputs.plain())
-            if not made:
-                del result["diff"]
         if manifest:
             result |= paths(builder, manifest) | {"release": manifest["release"]}
     except kb.BuildError as error:
