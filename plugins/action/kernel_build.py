@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import os
+import secrets
 import shlex
 import signal
 import time
@@ -62,8 +63,9 @@ class ActionModule(ActionBase):
         if self._task.check_mode or planned.get("failed") or not planned.get("changed"):
             return result | planned
 
-        progress = planned["progress"]
-        self._low_level_execute_command(f"rm -f {shlex.quote(progress)}")
+        # Of this run alone: another one may be building, or waiting for, the same kernel.
+        folder = os.path.join(os.path.dirname(planned["directory"]), ".work")
+        args["progress_file"] = os.path.join(folder, f"progress-{secrets.token_hex(8)}.json")
         self._say(f"{planned['release'] or planned['key'][:8]} is not built yet")
         with self._signals_as_exceptions():
             with self._task_as(async_val=LIMIT_SECONDS):
@@ -72,7 +74,7 @@ class ActionModule(ActionBase):
                 )
             if job.get("failed") or "ansible_job_id" not in job:
                 return result | job | {"failed": True}
-            return result | self._follow(job["ansible_job_id"], progress, task_vars)
+            return result | self._follow(job["ansible_job_id"], args["progress_file"], task_vars)
 
     def _arguments(self) -> dict:
         """The module's arguments, its input files sent along when they are on the controller."""
@@ -147,6 +149,7 @@ class ActionModule(ActionBase):
                 if over or silent or not progress:
                     finished = self._job_result(job, task_vars)
                     if finished.get("finished"):
+                        self._low_level_execute_command(f"rm -f {shlex.quote(path)}")
                         return self._final(finished)
                     if silent:
                         raise AnsibleActionFail(

@@ -10,7 +10,7 @@ Everything that decides about the result goes into one key; what is built is kep
     CACHE/ccache/
     CACHE/kernels/KEY/          *.deb, vmlinux, config, build.log, manifest.json: complete or not there
     CACHE/kernels/.work/KEY/    a build under way or interrupted
-    CACHE/kernels/.work/KEY.{lock,log,progress.json}
+    CACHE/kernels/.work/KEY.{lock,log}
 """
 
 from __future__ import annotations
@@ -219,9 +219,9 @@ def read_series(directory: Path) -> list[Path]:
 
 @dataclass
 class Progress:
-    """What is told to whoever watches, replaced as a whole every time."""
+    """What is told to whoever watches, if anybody does; the file is replaced as a whole every time."""
 
-    path: Path
+    path: Path | None
     stage: str = "start"
     done: int = 0
     total: int = 0
@@ -254,6 +254,8 @@ class Progress:
             self.write()
 
     def write(self) -> None:
+        if not self.path:
+            return
         facts = {
             "state": self.state,
             "stage": self.stage,
@@ -511,7 +513,10 @@ class Cache:
             os.close(descriptor)
 
     def drop_abandoned(self, key: str) -> None:
-        """Unfinished trees of other keys are large: remove those that nobody works in."""
+        """Unfinished trees of other keys are large: remove those that nobody works in, and old progress."""
+        for left in self.work(key).parent.glob("progress-*.json"):
+            if time.time() - left.stat().st_mtime > 3600:
+                left.unlink(missing_ok=True)
         for tree in self.work(key).parent.glob("*/"):
             if tree.name == key:
                 continue
@@ -540,12 +545,12 @@ class Builder:
     ccache: bool
     suite: str
     fetch: Callable[[], Path]
+    progress: Progress = field(default_factory=lambda: Progress(None))
 
     def __post_init__(self) -> None:
         self.key = self.inputs.key()
         self.work = self.cache.work(self.key)
         self.log = self.cache.work(self.key, ".log")
-        self.progress = Progress(self.cache.work(self.key, ".progress.json"))
 
     def build(self) -> tuple[dict, bool]:
         """The manifest, and whether this run made it."""

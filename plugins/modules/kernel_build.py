@@ -99,6 +99,11 @@ options:
     description: Age at which the private package lists are fetched anew.
     type: int
     default: 86400
+  progress_file:
+    description:
+      - File on the build host that is rewritten every second while the kernel is built.
+      - It is how the progress reaches the controller and set by itself. There is no need to use it.
+    type: path
   remote_src:
     description:
       - If V(false), O(series), O(config) and a path in O(config_base) are on the controller and sent along.
@@ -185,10 +190,6 @@ lost:
   type: list
   elements: str
   returned: when options were lost
-progress:
-  description: Path of the file that tells the progress of the build, rewritten every second while it lasts.
-  type: str
-  returned: success
 duration:
   description: Seconds that this run took.
   type: float
@@ -237,6 +238,7 @@ ARGUMENT_SPEC = {
     "ccache": {"type": "bool", "default": True},
     "cache_dir": {"type": "path", "default": "~/.cache/mkops"},
     "lists_valid_seconds": {"type": "int", "default": kb.LISTS_VALID_SECONDS},
+    "progress_file": {"type": "path"},
     "remote_src": {"type": "bool", "default": False},
 }
 
@@ -332,6 +334,7 @@ def plan(module: AnsibleModule) -> kb.Builder:
         ccache=params["ccache"],
         suite=source["suite"],
         fetch=fetch,
+        progress=kb.Progress(Path(params["progress_file"]) if params["progress_file"] else None),
     )
 
 
@@ -401,8 +404,7 @@ def main() -> None:
         module.fail_json(msg=str(error), **error.details)
     except kb.Stopped as signalled:
         module.fail_json(msg=f"stopped by {signalled}; the next run continues the build")
-    result |= {"progress": str(builder.progress.path), "duration": round(time.monotonic() - started, 2)}
-    module.exit_json(changed=made, **result)
+    module.exit_json(changed=made, duration=round(time.monotonic() - started, 2), **result)
 
 
 if __name__ == "__main__":

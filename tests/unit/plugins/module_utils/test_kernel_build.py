@@ -161,6 +161,13 @@ def test_progress_is_a_whole_file_at_any_time(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["p.json"]
 
 
+def test_progress_that_nobody_watches_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with kb.Progress(None) as progress:
+        progress.enter("unpack")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_progress_is_rewritten_while_nothing_happens(tmp_path):
     with kb.Progress(tmp_path / "p.json") as progress:
         progress.path.unlink()
@@ -414,8 +421,13 @@ def test_second_build_of_a_key_waits(cache):
 def test_abandoned_trees_are_dropped_but_not_those_in_use(cache):
     for key in ("mine", "abandoned", "used"):
         cache.work(key).mkdir(parents=True)
+    for name, age in (("old", 7200), ("new", 0)):
+        path = cache.work(f"progress-{name}", ".json")
+        path.touch()
+        os.utime(path, (time.time() - age,) * 2)
     with cache.lock("used", lambda: None):
         cache.drop_abandoned("mine")
+    assert [path.name for path in cache.work("x").parent.glob("progress-*")] == ["progress-new.json"]
     assert sorted(path.name for path in cache.work("x").parent.glob("*/")) == ["mine", "used"]
 
 
