@@ -682,7 +682,7 @@ class Builder:
             try:
                 for line in process.stdout:
                     log.write(line)
-                    counted.feed(line)
+                    counted.feed(line.replace(f"{tree}/", ""))
                     self.progress.stage, self.progress.detail = counted.stage, counted.detail
                     self.progress.done = counted.objects
                     # The estimate may be too low, and says nothing about what follows the compilation.
