@@ -65,9 +65,15 @@ class Console:
         rest = f"{line}\n".encode()
         deadline = time.monotonic() + timeout
         while rest:
-            if not select.select([], [self._fd], [], max(deadline - time.monotonic(), 0))[1]:
+            select.select([], [self._fd], [], max(deadline - time.monotonic(), 0))
+            if time.monotonic() > deadline:
                 raise ConsoleError(f"the instance takes no input within {timeout:g} s")
-            rest = rest[os.write(self._fd, rest) :]
+            try:
+                rest = rest[os.write(self._fd, rest) :]
+            except BlockingIOError:
+                time.sleep(_SETTLE)  # its buffer is full; poll does not tell
+            except OSError as error:
+                raise ConsoleError(f"the console takes no input: {error.strerror}") from error
 
     def expect(self, wanted: re.Pattern, timeout: float, alive: Callable[[], bool] = lambda: True) -> str:
         """Read until the pattern is found. Gives up early when the instance is not alive any more."""
@@ -96,3 +102,5 @@ class Console:
             return os.read(self._fd, _READ_SIZE)
         except BlockingIOError:
             return b""
+        except OSError as error:
+            raise ConsoleError(f"the console cannot be read: {error.strerror}") from error

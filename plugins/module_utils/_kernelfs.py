@@ -225,10 +225,11 @@ class KernelFs:
         return _text(self.paths.multikernel / "instances" / name / "status").strip() or None
 
     def transactions(self) -> dict[int, str]:
-        """Number and status of every overlay transaction."""
+        """Number of every overlay transaction, with its status, and the reason where the kernel tells it."""
         found = {}
         for path in (self.paths.multikernel / "overlays").glob("tx_*"):
-            found[int(path.name[3:])] = _text(path / "status").strip()
+            words = _text(path / "status").strip(), _text(path / "error").strip()
+            found[int(path.name[3:])] = ": ".join(filter(None, words))
         return found
 
     def _tree(self, path: Path) -> Tree:

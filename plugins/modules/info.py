@@ -115,12 +115,16 @@ from ansible_collections.mkops.multikernel.plugins.module_utils._console import 
 from ansible_collections.mkops.multikernel.plugins.module_utils._facts import machine_facts
 from ansible_collections.mkops.multikernel.plugins.module_utils._kernelfs import KernelFs, Paths
 from ansible_collections.mkops.multikernel.plugins.module_utils._module import run_guarded
+from ansible_collections.mkops.multikernel.plugins.module_utils._plan import ACTIVE, LOADED
 
 
 def gather(paths, console_tail):
     """One reading."""
     facts = machine_facts(KernelFs(paths).read())
     for instance in facts["instances"] if console_tail else ():
+        if instance["state"] not in (LOADED, ACTIVE):
+            instance["console"] = []  # it never said anything
+            continue
         with Console(paths, instance["id"]) as console:
             instance["console"] = last_lines(console.history(), console_tail)
     return {"changed": False, **facts}
