@@ -40,6 +40,7 @@ MAKE_BASES = (*TINY_BASES, "defconfig")
 OBJECTS_PER_OPTION = 2.15
 FREE_BYTES = 4 << 30
 LISTS_VALID_SECONDS = 24 * 3600
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 # What must be there, and the Debian package that brings it.
 TOOLS = {
@@ -250,6 +251,8 @@ class Progress:
         self.write()
 
     def _tick(self) -> None:
+        # Left to the main thread, which holds them back at times.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         while not self._closing.wait(1):
             self.write()
 
@@ -676,31 +679,16 @@ class Builder:
         argv = self._argv("bindeb-pkg", "DPKG_FLAGS=--rules-target=binary-image")
         with (
             self.log.open("w", encoding="utf-8", errors="replace") as log,
-            subprocess.Popen(
-                argv,
-                cwd=tree,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                start_new_session=True,
-                pass_fds=[lock],
-            ) as process,
+            process_group(argv, tree, environment, lock) as process,
         ):
-            try:
-                for line in process.stdout:
-                    log.write(line)
-                    counted.feed(line.replace(f"{tree}/", ""))
-                    self.progress.stage, self.progress.detail = counted.stage, counted.detail
-                    self.progress.done = counted.objects
-                    # The estimate may be too low, and says nothing about what follows the compilation.
-                    self.progress.total = max(expected, counted.objects) if counted.stage == "compile" else 0
-                code = process.wait()
-            except BaseException:
-                _end_group(process)
-                raise
+            for line in process.stdout:
+                log.write(line)
+                counted.feed(line.replace(f"{tree}/", ""))
+                self.progress.stage, self.progress.detail = counted.stage, counted.detail
+                self.progress.done = counted.objects
+                # The estimate may be too low, and says nothing about what follows the compilation.
+                self.progress.total = max(expected, counted.objects) if counted.stage == "compile" else 0
+            code = process.wait()
         if code:
             raise BuildError(
                 "\n".join(
@@ -748,6 +736,37 @@ class Builder:
         out.rename(final)
         shutil.rmtree(self.work)
         return manifest
+
+
+@contextlib.contextmanager
+def process_group(
+    argv: Sequence[str], cwd: Path, env: Mapping[str, str], lock: int
+) -> Iterator[subprocess.Popen]:
+    """A command that ends, with all that it started, when the body is left by an exception."""
+    # A signal that came before the process is known here would leave it behind: hold it back until then.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        with subprocess.Popen(
+            argv,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            pass_fds=[lock],
+            preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, mask),  # noqa: PLW1509
+        ) as process:
+            try:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                yield process
+            except BaseException:
+                _end_group(process)
+                raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _end_group(process: subprocess.Popen) -> None:

@@ -376,7 +376,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     started = time.monotonic()
     os.umask(0o022)
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for signum in kb.STOP_SIGNALS:
         signal.signal(signum, stop)
     try:
         builder = plan(module)

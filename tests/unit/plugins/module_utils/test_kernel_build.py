@@ -546,14 +546,14 @@ def test_stopped_make_leaves_no_process(making, tmp_path):
     pid_file = tmp_path / "pid"
 
     def stop(_signum, _frame):
-        raise kb.Stopped("SIGALRM")
+        raise kb.Stopped("SIGTERM")
 
-    before = signal.signal(signal.SIGALRM, stop)
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         with pytest.raises(kb.Stopped):
-            making(f"sleep 60 & echo $! > {pid_file}; kill -ALRM $PPID; wait")
+            making(f"sleep 60 & echo $! > {pid_file}; kill -TERM $PPID; wait")
     finally:
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGTERM, before)
     deadline = time.monotonic() + 10
     while runs(pid_file.read_text().strip()):
         assert time.monotonic() < deadline
