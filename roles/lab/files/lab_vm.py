@@ -28,8 +28,9 @@ from pathlib import Path
 
 QEMU = "qemu-system-x86_64"
 # cx16: 6.12 guests die at random in cmpxchg16b as older versions of TCG emulate it.
+# erms, fsrm: with them the guest clears memory by string instructions, which TCG runs slowly.
 ACCELERATORS = {
-    "tcg": ["-accel", "tcg,thread=multi", "-cpu", "max,-cx16"],
+    "tcg": ["-accel", "tcg,thread=multi", "-cpu", "max,-cx16,-erms,-fsrm"],
     "kvm": ["-accel", "kvm", "-cpu", "host"],
 }
 READY = b"lab-ready"
