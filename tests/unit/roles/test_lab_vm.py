@@ -87,7 +87,7 @@ def test_start_is_idempotent(lab_vm, spec):
 def test_start_command_line(lab_vm, spec):
     argv = arguments(lab_vm.start(spec)["pid"])
     port = json.loads(Path(spec["directory"], "host.json").read_text())["port"]
-    assert argv[argv.index("-cpu") + 1] == "max,-cx16"
+    assert argv[argv.index("-cpu") + 1] == "max,-cx16,-erms,-fsrm"
     assert argv[argv.index("-smp") + 1] == "4"
     assert f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22" in argv
     assert "-no-reboot" not in argv
