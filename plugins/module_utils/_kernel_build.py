@@ -40,6 +40,7 @@ MAKE_BASES = (*TINY_BASES, "defconfig")
 OBJECTS_PER_OPTION = 2.15
 FREE_BYTES = 4 << 30
 LISTS_VALID_SECONDS = 24 * 3600
+TRASH = "trash-"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 # What must be there, and the Debian package that brings it.
@@ -480,6 +481,19 @@ def no_such_symbols(tree: Path, symbols: set[str]) -> set[str]:
     return absent
 
 
+def discard(tree: Path) -> None:
+    """Remove a source tree, which takes a busy disk minutes, without anybody having to wait for it."""
+    if not tree.name.startswith(TRASH):
+        tree = tree.rename(tree.with_name(f"{TRASH}{tree.name}-{os.getpid()}"))
+    subprocess.Popen(
+        ["rm", "-rf", str(tree)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
 @dataclass
 class Cache:
     root: Path
@@ -533,13 +547,16 @@ class Cache:
         for tree in self.work(key).parent.glob("*/"):
             if tree.name == key:
                 continue
+            if tree.name.startswith(TRASH):
+                discard(tree)  # once more, should it have been interrupted
+                continue
             descriptor = os.open(self.work(tree.name, ".lock"), os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 pass
             else:
-                shutil.rmtree(tree, ignore_errors=True)
+                discard(tree)
             finally:
                 os.close(descriptor)
 
@@ -734,7 +751,7 @@ class Builder:
         final = self.cache.kernels / self.key
         shutil.rmtree(final, ignore_errors=True)  # only there if harmed
         out.rename(final)
-        shutil.rmtree(self.work)
+        discard(self.work)
         return manifest
 
 
