@@ -236,8 +236,9 @@ class Attempt:
         }
         kernel_log = self._log.lines()
         parts = [message]
-        if outcome.stderr.strip():
-            parts.append(f"kerf: {outcome.stderr.strip().splitlines()[0]}")
+        if complaint := outcome.stderr.strip().splitlines():
+            # An error comes first and hints follow; a traceback ends with the error.
+            parts.append(f"kerf: {complaint[-1 if complaint[0].startswith('Traceback') else 0]}")
         if kernel_log:
             parts.append(f"kernel: {kernel_log[-1]}")
         return KerfError(

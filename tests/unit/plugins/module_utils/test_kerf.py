@@ -216,6 +216,14 @@ def test_a_failure_tells_all_that_is_known(host):
     }
 
 
+def test_a_traceback_ends_with_the_error(host):
+    with Attempt(KernelFs(Paths(str(host.root)))) as attempt:
+        error = attempt.failure(
+            "no effect", Outcome("x", 1, "", "Traceback (most recent):\n  File x\nOops: why\n")
+        )
+    assert str(error) == "no effect; kerf: Oops: why"
+
+
 def test_a_kernel_log_is_not_needed(host):
     os.unlink(host.root / "dev/kmsg")
     with Attempt(KernelFs(Paths(str(host.root)))) as attempt:
