@@ -184,12 +184,10 @@ def make_wish(params):
 
 def ensure(params, check_mode, kernel, kerf):
     """Read, plan, apply, re-read."""
+    wish, early = make_wish(params)
     machine = kernel.read()
     try:
-        if params["state"] == "absent":
-            plan = plan_no_pool(machine)
-        else:
-            plan = plan_pool(*_wish_and_machine(params, machine))
+        plan = plan_no_pool(machine) if params["state"] == "absent" else plan_pool(wish, machine, early)
     except Refused as refused:
         raise Refused(*refused.reasons, *kerf.reasons()) from None
     result = {"changed": plan.changed, "diff": {"before": plan.before, "after": plan.after}}
@@ -199,11 +197,6 @@ def ensure(params, check_mode, kernel, kerf):
         if not check_mode:
             machine = apply(plan, kernel, kerf)
     return {**result, "pool": pool_facts(machine), "commands": kerf.commands}
-
-
-def _wish_and_machine(params, machine):
-    wish, reasons = make_wish(params)
-    return wish, machine, reasons
 
 
 def apply(plan, kernel, kerf):
