@@ -161,6 +161,7 @@ def test_demo_table():
         "name": "lab1",
         "after": {
             "kernel": {"release": "6.12"},
+            "pool": {"memory": 512 << 20},
             "host": {"boot_id": "h", "cpus": [0, 1], "memory": 2 << 30, "uptime": 3725.9},
             "instances": instances,
         },
@@ -171,7 +172,7 @@ def test_demo_table():
         "facts_after": [{"boot_id": "b", "release": "6.12", "uptime_s": 65.0}],
     }
     assert demo.rows(report)[1:] == [
-        ["lab1", "6.12", "h", "0,1", "2048 MiB", "host", "1 h 02 min"],
+        ["lab1", "6.12", "h", "0,1", "1536 MiB", "host", "1 h 02 min"],
         ["red", "6.12", "r", "2", "256 MiB", "loaded, crashed", "ended after 5 s"],
         ["blue", "6.12", "b", "3", "256 MiB", "active", "1 min 05 s"],
     ]
