@@ -228,22 +228,24 @@ class Attempt:
         self._log = KernelLog(kernel.paths)
         self._known = set(kernel.transactions())
 
-    def failure(self, message: str, outcome: Outcome) -> KerfError:
+    def details(self, outcome: Outcome) -> dict:
+        """What kerf said, and what the kernel made of it."""
         transactions = {
             f"tx_{number}": status
             for number, status in sorted(self._kernel.transactions().items())
             if number not in self._known
         }
-        kernel_log = self._log.lines()
+        return {**asdict(outcome), "transactions": transactions, "kernel_log": self._log.lines()}
+
+    def failure(self, message: str, outcome: Outcome) -> KerfError:
+        details = self.details(outcome)
         parts = [message]
         if complaint := outcome.stderr.strip().splitlines():
             # An error comes first and hints follow; a traceback ends with the error.
             parts.append(f"kerf: {complaint[-1 if complaint[0].startswith('Traceback') else 0]}")
-        if kernel_log:
-            parts.append(f"kernel: {kernel_log[-1]}")
-        return KerfError(
-            "; ".join(parts), {**asdict(outcome), "transactions": transactions, "kernel_log": kernel_log}
-        )
+        if details["kernel_log"]:
+            parts.append(f"kernel: {details['kernel_log'][-1]}")
+        return KerfError("; ".join(parts), details)
 
     def __enter__(self) -> Attempt:
         return self

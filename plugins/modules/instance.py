@@ -230,6 +230,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils._image import re
 from ansible_collections.mkops.multikernel.plugins.module_utils._kerf import (
     Attempt,
     Kerf,
+    KerfError,
     host_lock,
     wait_until,
 )
@@ -295,8 +296,14 @@ def ensure(params, check_mode, kernel, kerf):
             raise Refused(*reasons)
         if not check_mode:
             steps = Steps(params, wish, plan, kernel, kerf)
-            for step in plan.steps:
-                steps.take(step)
+            try:
+                for step in plan.steps:
+                    steps.take(step)
+            except KerfError as error:
+                machine = kernel.read()
+                now = describe_instance(machine, machine.instances.get(wish.name))
+                error.details["changed"] = now != plan.before or steps.started
+                raise
             if steps.console is not None:
                 result["console"] = last_lines(steps.console, CONSOLE_LINES)
             machine = kernel.read()
@@ -313,6 +320,7 @@ class Steps:
         self.kernel = kernel
         self.kerf = kerf
         self.console = None
+        self.started = False
 
     def take(self, step):
         with Attempt(self.kernel) as attempt:
@@ -322,10 +330,7 @@ class Steps:
         wanted = RESULT_OF.get(step)
         if not wait_until(lambda: self.kernel.status(self.wish.name) == wanted, SETTLE):
             state = self.kernel.status(self.wish.name) or "absent"
-            message = (
-                f"after kerf {step} the instance {self.wish.name} is {state},"
-                f" not {wanted or 'absent'}{remedy}"
-            )
+            message = f"after kerf {step} it is {state}, not {wanted or 'absent'}{remedy}"
             raise attempt.failure(message, outcome)
 
     def create(self, attempt):
@@ -355,6 +360,7 @@ class Steps:
                 console = stack.enter_context(Console(self.kernel.paths, instance_id))
                 console.history()
             outcome = self.kerf.start(self.wish.name)
+            self.started = outcome.rc == 0
             if console is None or outcome.rc != 0:
                 self._expect(attempt, "start", outcome)
             if console is not None:
@@ -368,10 +374,8 @@ class Steps:
                 alive=lambda: self.kernel.status(self.wish.name) == "active",
             )
         except ConsoleError as error:
-            lines = last_lines(error.output, CONSOLE_LINES)
-            failure = attempt.failure(f"instance {self.wish.name}: {error}", outcome)
-            failure.details["console"] = lines
-            raise failure from error
+            details = {**attempt.details(outcome), "console": last_lines(error.output, CONSOLE_LINES)}
+            raise KerfError(str(error), details) from error
 
     def kill(self, attempt):
         force = self.params["force"]

@@ -206,9 +206,10 @@ def apply(plan, kernel, kerf):
         machine = kernel.read()
         now = describe_pool(machine)
         if now != plan.after:
-            raise attempt.failure(
-                f"the pool is now {now or 'empty'} instead of {plan.after or 'empty'}", outcome
-            )
+            wrong = f"the pool is now {now or 'empty'} instead of {plan.after or 'empty'}"
+            failure = attempt.failure(wrong, outcome)
+            failure.details["changed"] = now != plan.before
+            raise failure
     return machine
 
 

@@ -158,7 +158,8 @@ def main():
     kerf("init", "--cpus=none", "--memory=none", "--devices=none")
     check("the host has all CPUs and memory again", (online(), pool_memory()) == before)
     states = {
-        path.name: path.read_text().strip() for path in sorted((MULTIKERNEL / "overlays").glob("tx_*/status"))
+        path.parent.name: path.read_text().strip()
+        for path in sorted((MULTIKERNEL / "overlays").glob("tx_*/status"))
     }
     check(f"all transactions were applied: {states}", set(states.values()) == {"applied"})
     check("the host is the same boot", Path("/proc/sys/kernel/random/boot_id").read_text() == boot_id)

@@ -190,11 +190,12 @@ def test_a_step_without_effect_ends_the_run(pooled, run_module, wish, step):
     pooled.broken[step] = f"Error: no {step}\nmore"
     result = run_module(instance, pooled, state="started", **wish)
     assert result["failed"]
-    assert f"after kerf {step} the instance web is" in result["msg"]
+    assert f"after kerf {step} it is" in result["msg"]
     assert f"kerf: Error: no {step}; kernel: reason of {step}" in result["msg"]
     assert result["rc"] == 1
     assert result["kernel_log"] == [f"reason of {step}"]
     assert pooled.changes[-1][0] == step
+    assert result["changed"] is (step != "create")  # what was done before stays done
 
 
 def test_an_instance_that_does_not_halt(pooled, run_module, wish):
@@ -276,5 +277,6 @@ def test_wait_for_in_vain(pooled, run_module, wish, console):
     console.output = "\n".join(f"line {number}" for number in range(100))
     result = run_module(instance, pooled, state="started", wait_for="login: $", **wish)
     assert result["failed"]
-    assert "it did not appear" in result["msg"]
+    assert result["msg"] == "instance web: it did not appear"
+    assert result["changed"]
     assert result["console"] == [f"line {number}" for number in range(60, 100)]

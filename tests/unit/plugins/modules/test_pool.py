@@ -192,6 +192,7 @@ def test_what_the_kernel_refuses_is_explained(host, run_module):
     result = run_module(pool, host, **WISH)
     assert result["failed"]
     assert "the pool is now empty instead of" in result["msg"]
+    assert not result["changed"]
     assert (result["rc"], result["transactions"], result["kernel_log"]) == (
         1,
         {"tx_2": "failed"},
@@ -208,3 +209,4 @@ def test_half_of_a_wish_is_a_failure_although_kerf_is_content(host, run_module):
     result = run_module(pool, host, **WISH)
     assert result["failed"]
     assert "{'cpus': '2'" in result["msg"]
+    assert result["changed"]
