@@ -17,8 +17,9 @@ from pathlib import Path
 
 
 def differences(wheel: Path, sha256: str, environment: Path) -> list[str]:
-    data = wheel.read_bytes()
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if not wheel.is_file():
+        return [f"{wheel} is missing"]
+    if hashlib.sha256(wheel.read_bytes()).hexdigest() != sha256:
         return [f"{wheel} does not have the SHA-256 {sha256}"]
     places = sorted(environment.glob("lib/python3*/site-packages"))
     if len(places) != 1:

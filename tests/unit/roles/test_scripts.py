@@ -144,6 +144,11 @@ def test_another_wheel(installed):
     assert "does not have the SHA-256" in found[0]
 
 
+def test_no_wheel(installed):
+    found = load_program(VERIFY_WHEEL).differences(installed[0].with_name("none.whl"), "0" * 64, installed[2])
+    assert found == [f"{installed[0].with_name('none.whl')} is missing"]
+
+
 def test_verify_wheel_tells_by_its_exit_code(installed):
     argv = [sys.executable, str(VERIFY_WHEEL), *map(str, installed[:3])]
     assert subprocess.run(argv, capture_output=True, check=False).returncode == 0
