@@ -298,6 +298,21 @@ def toolchain() -> tuple[str, ...]:
     return tuple(first_line(tool) for tool in ("gcc", "as", "ld"))
 
 
+def machine_mirror() -> str:
+    """The Debian mirror that this machine's own package sources name."""
+    argv = ["apt-get", "indextargets", "--no-release-info", "--format=$(REPO_URI)", "Created-By: Packages"]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise BuildError(f"{argv[0]} cannot be run: {error.strerror}", cmd=argv) from error
+    for uri in done.stdout.split():
+        if uri.rstrip("/").endswith("/debian"):
+            return uri.rstrip("/")
+    raise BuildError(
+        "no mirror was given, and the package sources of this machine name no Debian mirror", cmd=argv
+    )
+
+
 @dataclass(frozen=True)
 class Archive:
     """A Debian archive, used through an apt configuration of its own: the machine's is not touched."""

@@ -42,9 +42,10 @@ options:
         type: str
         default: trixie
       mirror:
-        description: Base address of the Debian mirror.
+        description:
+          - Base address of the Debian mirror.
+          - By default the one in the package sources of the build host.
         type: str
-        default: http://deb.debian.org/debian
       keyring:
         description: The keys that may sign the suite.
         type: path
@@ -163,7 +164,7 @@ directory:
   description: Where the result is kept.
   type: str
   returned: success
-  sample: /root/.cache/mkops/kernels/0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7e8f9
+  sample: /home/me/.cache/mkops/kernels/0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7e8f9
 debs:
   description: Paths of the Debian packages.
   type: list
@@ -221,7 +222,7 @@ ARGUMENT_SPEC = {
             "package": {"type": "str"},
             "version": {"type": "str"},
             "suite": {"type": "str", "default": "trixie"},
-            "mirror": {"type": "str", "default": "http://deb.debian.org/debian"},
+            "mirror": {"type": "str"},
             "keyring": {"type": "path", "default": "/usr/share/keyrings/debian-archive-keyring.gpg"},
             "path": {"type": "path"},
             "checksum": {"type": "str"},
@@ -308,7 +309,8 @@ def plan(module: AnsibleModule) -> kb.Builder:
             return Path(source["path"])
 
     else:
-        archive = kb.Archive(cache.root / "sources", source["mirror"], source["suite"], source["keyring"])
+        mirror = source["mirror"] or kb.machine_mirror()
+        archive = kb.Archive(cache.root / "sources", mirror, source["suite"], source["keyring"])
         origin = archive.resolve(
             source["package"], source["version"], module.warn, params["lists_valid_seconds"]
         )

@@ -187,10 +187,30 @@ def test_progress_tells_failure(tmp_path):
 # --- source and series ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("listed", "mirror"),
+    [
+        ("http://other/apt/\nhttp://m/debian/\nhttp://n/debian-security/\n", "http://m/debian"),
+        ("http://n/debian-security/\n", None),
+        ("", None),
+    ],
+)
+def test_mirror_of_the_machine(listed, mirror, tmp_path, monkeypatch):
+    fake = tmp_path / "apt-get"
+    fake.write_text(f"#!/bin/sh\nprintf '%s' '{listed}'\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    if mirror:
+        assert kb.machine_mirror() == mirror
+    else:
+        with pytest.raises(kb.BuildError, match="no mirror"):
+            kb.machine_mirror()
+
+
 def test_uri_line_of_apt():
     digest = "7" * 64
     output = (
-        f"'http://deb.debian.org/debian/pool/main/l/linux/linux-source-6.12_6.12.107-1_all.deb' "
+        f"'http://m/debian/pool/main/l/linux/linux-source-6.12_6.12.107-1_all.deb' "
         f"linux-source-6.12_6.12.107-1_all.deb 152778344 SHA256:{digest}\n"
     )
     assert kb.parse_uri_line(output) == ("linux-source-6.12_6.12.107-1_all.deb", digest)
