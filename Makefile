@@ -17,6 +17,8 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.ansible/collections
 export ANSIBLE_HOME := $(CURDIR)/.ansible/home
 export MOLECULE_GLOB := $(CURDIR)/molecule/*/molecule.yml
 export PYTHONDONTWRITEBYTECODE := 1
+# Ansible does not flush what it prints into a pipe or a file, and progress would come late.
+export PYTHONUNBUFFERED := 1
 # Ansible wants UTF-8, a bare machine may have no other locale than this one.
 export LC_ALL := C.UTF-8
 
