@@ -122,7 +122,7 @@ attributes:
   platform:
     platforms: debian
 author:
-  - mkops contributors
+  - mkops contributors (@mkops)
 """
 
 EXAMPLES = r"""
