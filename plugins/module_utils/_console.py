@@ -12,18 +12,22 @@ import select
 import time
 from collections.abc import Callable
 
+from ._errors import Failure
 from ._kernelfs import Paths
 
 _READ_SIZE = 65536
 _SETTLE = 0.1  # seconds of silence that end what was retained
 
 
-class ConsoleError(Exception):
+class ConsoleError(Failure):
     """The console cannot be used, or did not say what was awaited; output is what it said."""
 
     def __init__(self, message: str, output: str = ""):
-        super().__init__(message)
-        self.output = output
+        super().__init__(message, {"output": output})
+
+    @property
+    def output(self) -> str:
+        return self.details["output"]
 
 
 def last_lines(text: str, count: int) -> list[str]:
@@ -57,7 +61,7 @@ class Console:
         """All that comes without a pause."""
         output = b""
         deadline = time.monotonic() + limit
-        while time.monotonic() < deadline and (data := self._read(_SETTLE)):
+        while time.monotonic() < deadline and (data := self.read(_SETTLE)):
             output += data
         return output.decode("utf-8", "replace")
 
@@ -77,25 +81,13 @@ class Console:
 
     def expect(self, wanted: re.Pattern, timeout: float, alive: Callable[[], bool] = lambda: True) -> str:
         """Read until the pattern is found. Gives up early when the instance is not alive any more."""
-        output = b""
-        deadline = time.monotonic() + timeout
+        awaited = Awaited(self, wanted, timeout)
         while True:
             living = alive()  # asked before reading, so that the last words are still taken
-            data = self._read(min(1.0, max(deadline - time.monotonic(), 0)))
-            output += data
-            text = output.decode("utf-8", "replace").replace("\r", "")
-            if wanted.search(text):
+            if (text := awaited.look(1.0, living)) is not None:
                 return text
-            if not data and not living:
-                raise ConsoleError(
-                    f"the instance stopped before '{wanted.pattern}' appeared on its console", text
-                )
-            if time.monotonic() > deadline:
-                raise ConsoleError(
-                    f"'{wanted.pattern}' did not appear on the console within {timeout:g} s", text
-                )
 
-    def _read(self, timeout: float) -> bytes:
+    def read(self, timeout: float) -> bytes:
         if not select.select([self._fd], [], [], timeout)[0]:
             return b""
         try:
@@ -104,3 +96,28 @@ class Console:
             return b""
         except OSError as error:
             raise ConsoleError(f"the console cannot be read: {error.strerror}") from error
+
+
+class Awaited:
+    """Something that a console is to say until a deadline; several can be looked at in turn."""
+
+    def __init__(self, console: Console, wanted: re.Pattern, timeout: float):
+        self._console = console
+        self._wanted = wanted
+        self._timeout = timeout
+        self._deadline = time.monotonic() + timeout
+        self._output = b""
+
+    def look(self, patience: float, living: bool) -> str | None:
+        """All output when it is there, None when not yet; ConsoleError when it will not come any more."""
+        data = self._console.read(min(patience, max(self._deadline - time.monotonic(), 0)))
+        self._output += data
+        text = self._output.decode("utf-8", "replace").replace("\r", "")
+        if self._wanted.search(text):
+            return text
+        wanted = self._wanted.pattern
+        if not data and not living:
+            raise ConsoleError(f"the instance stopped before '{wanted}' appeared on its console", text)
+        if time.monotonic() > self._deadline:
+            raise ConsoleError(f"'{wanted}' did not appear on the console within {self._timeout:g} s", text)
+        return None

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from ._machine import Instance, Machine
+from ._wish import labels_of
 
 
 def pool_facts(machine: Machine) -> dict:
@@ -29,6 +30,10 @@ def instance_facts(machine: Machine, name: str) -> dict:
     return _instance(machine, instance) if instance else {}
 
 
+def instances_facts(machine: Machine) -> list[dict]:
+    return [_instance(machine, one) for one in machine.instances.values()]
+
+
 def machine_facts(machine: Machine) -> dict:
     """All of it."""
     topology = machine.topology
@@ -37,6 +42,9 @@ def machine_facts(machine: Machine) -> dict:
             "release": machine.release,
             "multikernel": machine.supported,
             "mounted": machine.mounted,
+            "interface": machine.interface.name if machine.mounted else None,
+            "resizes": machine.mounted and machine.interface.resizes,
+            "granule": machine.granule,
             "console": machine.console,
             "kexec_disabled": machine.kexec_disabled,
             "lockdown": machine.lockdown,
@@ -50,7 +58,7 @@ def machine_facts(machine: Machine) -> dict:
             "available_memory": machine.memory_available,
         },
         "pool": pool_facts(machine),
-        "instances": [_instance(machine, one) for one in machine.instances.values()],
+        "instances": instances_facts(machine),
     }
 
 
@@ -65,4 +73,8 @@ def _instance(machine: Machine, instance: Instance) -> dict:
         "kernel": dict(instance.kernel),
         "initrd": dict(instance.initrd),
         "cmdline": instance.cmdline,
+        "labels": labels_of(instance.cmdline),
+        "exit_reason": instance.exit_reason,
+        "epoch": instance.epoch,
+        "stats": dict(instance.stats),
     }

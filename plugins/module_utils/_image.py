@@ -7,10 +7,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ._plan import Image
+from ._wish import Image
 
 _ELF64_LITTLE = b"\x7fELF\x02\x01"
 _X86_64 = 62
@@ -26,6 +29,52 @@ _INITRD_MAGICS = {
     b"\x02\x21\x4c\x18": "lz4",
     b"\x5d\x00\x00": "lzma",
 }
+_DOUBT = 2 * 10**9  # nanoseconds; clocks of file systems are coarse, and loading takes a while
+
+
+class Images:
+    """Reads each file once, and not at all when it is proved to be what kerf has loaded."""
+
+    def __init__(self) -> None:
+        self._read: dict[tuple[Callable, str], Image | ValueError] = {}
+
+    def kernel(self, path: str, record: Mapping, recorded: int) -> Image:
+        return self._look(read_kernel, path, record, recorded)
+
+    def initrd(self, path: str, record: Mapping, recorded: int) -> Image:
+        return self._look(read_initrd, path, record, recorded)
+
+    def _look(self, read: Callable[[str], Image], path: str, record: Mapping, recorded: int) -> Image:
+        if is_unchanged(path, record, recorded):
+            return Image(path, record["size"], record["sha256"])
+        if (read, path) not in self._read:
+            try:
+                self._read[read, path] = read(path)
+            except ValueError as error:
+                self._read[read, path] = error
+        found = self._read[read, path]
+        if isinstance(found, ValueError):
+            raise found
+        return found
+
+
+def is_unchanged(path: str, record: Mapping, recorded: int) -> bool:
+    """Whether a file is what kerf noted when it loaded it, without reading it.
+
+    The time of its last change is set by the kernel alone, so nothing was written to it since, and no other
+    file was moved in its place. Behind a link there might be another, older file now.
+    """
+    if record.get("path") != path or not record.get("sha256") or os.path.realpath(path) != path:
+        return False
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    return (
+        stat.S_ISREG(found.st_mode)
+        and found.st_size == record.get("size")
+        and found.st_ctime_ns + _DOUBT < recorded
+    )
 
 
 def read_kernel(path: str) -> Image:

@@ -7,37 +7,31 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import re
 import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from ._errors import Failure
 from ._kernelfs import KernelFs, Paths
-
-DEFAULT_KERF = "/opt/mkops/kerf/bin/kerf"
-SUPPORTED = re.compile(r"0\.4\.\d+")
+from ._plan import Step
+from ._versions import DEFAULT_KERF, kerf_reason
+from ._wish import InstanceWish
 
 # Seconds. The kernel itself may wait 10 for a spawn to answer and 30 for it to halt; taking gigabytes from
 # a busy host can take a minute.
 TIMEOUT = 120
 HALT_TIMEOUT = 60
-LOCK_TIMEOUT = 300
 
 _LOCK_BUSY = "Could not acquire lock"
 
 
-class KerfError(Exception):
-    """A call without the effect it should have had. details go into the module's result."""
-
-    def __init__(self, message: str, details: Mapping | None = None):
-        super().__init__(message)
-        self.details = dict(details or {})
+class KerfError(Failure):
+    """A call without the effect it should have had."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +54,7 @@ def run_argv(argv: Sequence[str], timeout: float) -> Outcome:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        close_fds=False,  # it holds the host's lock as long as it runs
         encoding="utf-8",
         errors="replace",
     )
@@ -71,25 +66,6 @@ def run_argv(argv: Sequence[str], timeout: float) -> Outcome:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=5)
         return Outcome(cmd, None, stderr=f"no answer within {timeout:g} s")
-
-
-@contextlib.contextmanager
-def host_lock(paths: Paths, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
-    """One change of a host at a time: kerf locks only some of its commands."""
-    paths.lock.parent.mkdir(parents=True, exist_ok=True)
-    with paths.lock.open("w", encoding="utf-8") as handle:
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise KerfError(
-                        f"{paths.lock} is held by another run for more than {timeout:g} s: wait for it to end"
-                    ) from None
-                time.sleep(0.2)
-        yield
 
 
 class KernelLog:
@@ -123,6 +99,44 @@ class KernelLog:
             self._fd = None
 
 
+def words_of(step: Step, wish: InstanceWish | None = None, force: bool = False) -> tuple[str, ...]:
+    """What a person would type after kerf for a step.
+
+    The pool is always given in all three kinds, because what is left out goes back to the host.
+    """
+    cpus = ",".join(map(str, sorted(step.cpus)))
+    if step.action == "set_pool":
+        sizes = ",".join(f"{size}@{node}" for node, size in sorted(step.memory.items()))
+        devices = ",".join(step.devices)
+        return (
+            "init",
+            f"--cpus={cpus or 'none'}",
+            f"--memory={sizes or 'none'}",
+            f"--devices={devices or 'none'}",
+        )
+    options: list[str] = []
+    command = step.action
+    if step.action == "create":
+        options += [f"--cpus={cpus}", f"--memory={step.memory}"]
+        if step.node is not None:
+            options.append(f"--numa-nodes={step.node}")
+        if wish and wish.id is not None:
+            options.append(f"--id={wish.id}")
+    elif step.action == "set_cpus":
+        command, options = "update", [f"--cpus={cpus}"]
+    elif step.action == "set_memory":
+        command, options = "update", [f"--memory={step.memory}"]
+    elif step.action == "load":
+        options.append(f"--kernel={wish.kernel.path}")
+        if wish.initrd:
+            options.append(f"--initrd={wish.initrd.path}")
+        if wish.cmdline:
+            options.append(f"--cmdline={wish.cmdline}")
+    elif step.action == "kill" and force:
+        options.append("--force")
+    return (command, step.name, *options)
+
+
 @dataclass
 class Kerf:
     """kerf 0.4 on this host."""
@@ -139,6 +153,10 @@ class Kerf:
             path = shutil.which("kerf") or path
         return cls(path, kernel, run_argv)
 
+    def line(self, words: Sequence[str]) -> str:
+        """As typed into a shell."""
+        return shlex.join([self.path, *words])
+
     @property
     def commands(self) -> list[str]:
         return [outcome.cmd for outcome in self.outcomes]
@@ -146,60 +164,47 @@ class Kerf:
     def reasons(self) -> list[str]:
         """Why this kerf cannot be used."""
         remedy = "install kerf 0.4 (role mkops.multikernel.host does)"
-        try:
-            outcome = self.run([self.path, "--version"], TIMEOUT)
-        except OSError as error:
-            return [f"kerf cannot be run from {self.path} ({error.strerror}): {remedy}"]
-        words = outcome.stdout.split()
-        if outcome.rc != 0 or not words:
-            return [f"{self.path} --version failed ({(outcome.stderr.strip() or outcome.rc)}): {remedy}"]
-        if not SUPPORTED.fullmatch(words[-1]):
-            return [f"kerf {words[-1]} at {self.path} is not supported, only 0.4: {remedy}"]
-        return []
+        version = self._installed_version()
+        if version is None:
+            try:
+                outcome = self.run([self.path, "--version"], TIMEOUT)
+            except OSError as error:
+                return [f"kerf cannot be run from {self.path} ({error.strerror}): {remedy}"]
+            words = outcome.stdout.split()
+            if outcome.rc != 0 or not words:
+                return [f"{self.path} --version failed ({(outcome.stderr.strip() or outcome.rc)}): {remedy}"]
+            version = words[-1]
+        reason = kerf_reason(version)
+        return [f"kerf {version} at {self.path} cannot be used, {reason}: {remedy}"] if reason else []
 
-    def init(self, cpus: Sequence[int], memory: Mapping[int, int], devices: Sequence[str]) -> Outcome:
-        """The whole wanted pool, always in all three kinds: what is left out would go back to the host."""
-        sizes = [f"{size}@{node}" for node, size in sorted(memory.items()) if size]
-        return self._call(
-            "init",
-            f"--cpus={','.join(map(str, cpus)) or 'none'}",
-            f"--memory={','.join(sizes) or 'none'}",
-            f"--devices={','.join(devices) or 'none'}",
-        )
+    def _installed_version(self) -> str | None:
+        """As the virtual environment of a kerf notes it: to ask kerf itself takes as long as a step."""
+        tool = Path(self.path)
+        notes = [*tool.parent.parent.glob("lib/python3*/site-packages/kerf_multikernel-*.dist-info")]
+        if len(notes) != 1 or not os.access(tool, os.X_OK) or tool.is_symlink():
+            return None
+        return notes[0].name.removesuffix(".dist-info").partition("-")[2]
 
-    def create(self, name: str, cpus: Sequence[int], memory: int, instance_id: int | None = None) -> Outcome:
-        options = [f"--cpus={','.join(map(str, cpus))}", f"--memory={memory}"]
-        if instance_id is not None:
-            options.append(f"--id={instance_id}")
-        return self._call("create", name, *options)
-
-    def load(self, name: str, kernel: str, initrd: str | None, cmdline: str) -> Outcome:
-        options = [f"--kernel={kernel}"]
-        if initrd:
-            options.append(f"--initrd={initrd}")
-        if cmdline:
-            options.append(f"--cmdline={cmdline}")
-        return self._call("load", name, *options)
-
-    def start(self, name: str) -> Outcome:
-        return self._call("start", name)
-
-    def kill(self, name: str, force: bool, timeout: float = HALT_TIMEOUT) -> Outcome:
-        return self._call("kill", name, *(["--force"] if force else []), timeout=timeout)
-
-    def unload(self, name: str) -> Outcome:
-        return self._call("unload", name)
-
-    def delete(self, name: str) -> Outcome:
-        return self._call("delete", name)
-
-    def _call(self, *words: str, timeout: float = TIMEOUT) -> Outcome:
+    def call(self, words: Sequence[str], timeout: float = TIMEOUT) -> Outcome:
         outcome = self.run([self.path, *words], timeout)
         self.outcomes.append(outcome)
         if outcome.rc and _LOCK_BUSY in outcome.stderr and self._drop_stale_locks():
             outcome = self.run([self.path, *words], timeout)
             self.outcomes.append(outcome)
         return outcome
+
+    def forget(self, name: str) -> None:
+        """What kerf delete leaves behind of an instance that was loaded from a container image."""
+        paths = self.kernel.paths
+        mounted, extracted = paths.kerf_files(name)
+        if mounted.is_dir():
+            if str(mounted) in paths.at("/proc/mounts").read_text(encoding="utf-8").split():
+                self.run(["umount", str(mounted)], TIMEOUT)
+            with contextlib.suppress(OSError):
+                mounted.rmdir()
+        if extracted.is_dir():
+            shutil.rmtree(extracted, ignore_errors=True)
+        paths.record(name).unlink(missing_ok=True)
 
     def _drop_stale_locks(self) -> bool:
         """kerf's lock is a bare file without an owner: it is stale when no kerf runs."""
@@ -226,14 +231,13 @@ class Attempt:
     def __init__(self, kernel: KernelFs):
         self._kernel = kernel
         self._log = KernelLog(kernel.paths)
-        self._known = set(kernel.transactions())
+        self._known = kernel.transactions()
 
     def details(self, outcome: Outcome) -> dict:
         """What kerf said, and what the kernel made of it."""
         transactions = {
-            f"tx_{number}": status
-            for number, status in sorted(self._kernel.transactions().items())
-            if number not in self._known
+            f"tx_{number}": self._kernel.transaction(number)
+            for number in sorted(self._kernel.transactions() - self._known)
         }
         return {**asdict(outcome), "transactions": transactions, "kernel_log": self._log.lines()}
 

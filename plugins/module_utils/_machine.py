@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from ._size import MIB
 from ._topology import Topology
+from ._versions import UPSTREAM, Interface
 
 HOST_ID = 0
+ABSENT, READY, LOADED, ACTIVE, FAILED, EMPTY = None, "ready", "loaded", "active", "failed", "empty"
+DEFAULT_GRANULE = 128 * MIB
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,12 @@ class Chunk:
     size: int
     node: int = 0
 
+    @property
+    def end(self) -> int:
+        return self.base + self.size
+
     def holds(self, base: int) -> bool:
-        return self.base <= base < self.base + self.size
+        return self.base <= base < self.end
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,10 @@ class Region:
     base: int
     size: int
     name: str
+
+    @property
+    def end(self) -> int:
+        return self.base + self.size
 
 
 @dataclass(frozen=True)
@@ -64,9 +76,6 @@ class Pool:
     def free_memory(self) -> int:
         return self.size - sum(region.size for region in self.regions)
 
-    def is_idle(self, chunk: Chunk) -> bool:
-        return not any(chunk.holds(region.base) for region in self.regions)
-
 
 @dataclass(frozen=True)
 class Instance:
@@ -75,11 +84,15 @@ class Instance:
     name: str
     id: int
     status: str
-    cpus: tuple[int, ...] = ()
+    cpus: tuple[int, ...] = ()  # APIC ids, the one it starts on first
     memory: int = 0
     kernel: Mapping = field(default_factory=dict)  # kerf's record of the loaded file; empty when unproven
     initrd: Mapping = field(default_factory=dict)
     cmdline: str | None = None  # None: this kernel does not tell
+    exit_reason: str | None = None  # these three, too
+    epoch: int | None = None
+    stats: Mapping[str, int] = field(default_factory=dict)
+    recorded: int = 0  # when kerf made its record, in nanoseconds
 
 
 @dataclass(frozen=True)
@@ -96,6 +109,8 @@ class Machine:
     node_memory: Mapping[int, int]  # NUMA node -> bytes that can be had without swapping
     memory_total: int
     memory_available: int
+    interface: Interface = UPSTREAM
+    granule: int = DEFAULT_GRANULE  # what memory is added to an instance in
     tells_cmdline: bool = False  # has /proc/kimage
     console: bool = False  # has /dev/mktty
     kexec_disabled: bool = False  # kernel.kexec_load_disabled, which only a reboot takes back

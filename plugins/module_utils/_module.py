@@ -7,27 +7,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ._console import ConsoleError
-from ._kerf import DEFAULT_KERF, KerfError
-from ._kernelfs import KernelFsError
-from ._plan import Refused
+from ._errors import Failure, Refused
+from ._versions import DEFAULT_KERF
+from ._wish import POLICIES, RESTARTS, STATES, WAITS
 
 KERF_OPTIONS = {"kerf": {"type": "path", "default": DEFAULT_KERF}}
 
+# What the host keeps.
+HEADROOM_OPTIONS = {
+    "headroom": {"type": "str", "default": "256M"},
+    "host_cpus": {"type": "int", "default": 1},
+}
 
-def collect(reasons: list[str], prefix: str, parse: Callable, value: Any) -> Any:
-    """The parsed value, None when there is none or when it is wrong; then the reasons are noted."""
-    if value is None:
-        return None
-    try:
-        return parse(value)
-    except ValueError as error:
-        reasons += [f"{prefix}{reason}" for reason in error.args]
-        return None
+POOL_OPTIONS = {
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "cpus": {"type": "raw"},
+    "cpu_count": {"type": "int"},
+    "memory": {"type": "raw"},
+    "devices": {"type": "list", "elements": "str"},
+}
+
+INSTANCE_OPTIONS = {
+    "name": {"type": "str", "required": True},
+    "state": {"type": "str", "choices": list(STATES), "default": "present"},
+    "cpus": {"type": "raw"},
+    "cpu_count": {"type": "int"},
+    "cpu_policy": {"type": "list", "elements": "str", "choices": list(POLICIES)},
+    "memory": {"type": "str"},
+    "id": {"type": "int"},
+    "kernel": {"type": "path"},
+    "initrd": {"type": "path"},
+    "cmdline": {"type": "str"},
+    "console": {"type": "str"},
+    "network": {
+        "type": "dict",
+        "options": {
+            "address": {"type": "str", "required": True},
+            "netmask": {"type": "str"},
+            "gateway": {"type": "str"},
+            "device": {"type": "str"},
+            "hostname": {"type": "str"},
+        },
+    },
+    "labels": {"type": "dict"},
+    "restart": {"type": "str", "choices": list(RESTARTS), "default": "always"},
+    "allow_restart": {"type": "bool", "default": False},
+    "force": {"type": "bool", "default": False},
+    "stop_timeout": {"type": "int", "default": 60},
+    "wait_for": {"type": "str"},
+    "wait": {"type": "str", "choices": list(WAITS), "default": "none"},
+    "timeout": {"type": "int", "default": 60},
+}
 
 
 def run_guarded(module: AnsibleModule, what: str, work: Callable[[], dict]) -> None:
@@ -39,10 +72,8 @@ def run_guarded(module: AnsibleModule, what: str, work: Callable[[], dict]) -> N
             msg=f"{what}: nothing was changed: " + "; ".join(refused.reasons),
             reasons=list(refused.reasons),
         )
-    except KerfError as error:
-        module.fail_json(msg=f"{what}: {error}", **error.details)
-    except ConsoleError as error:
-        module.fail_json(msg=f"{what}: {error}", output=error.output)
-    except KernelFsError as error:
-        module.fail_json(msg=f"{what}: {error}")
+    except Failure as failure:
+        message = str(failure)
+        prefix = "" if message.startswith(what) else f"{what}: "
+        module.fail_json(msg=f"{prefix}{message}", **failure.details)
     module.exit_json(**result)

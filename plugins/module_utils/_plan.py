@@ -6,35 +6,31 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ._cpuset import format_cpus
-from ._machine import Instance, Machine
+from ._errors import Refused
+from ._machine import Machine
+from ._place import Board, choose_pool
 from ._size import MIB, format_size
+from ._steps import LEVELS, Anew, Building, Step, Targets
+from ._views import cpu_list, describe_instance, describe_pool, pool_view
+from ._wish import AllBut, InstanceWish, Wish, wish_reasons
 
-DEFAULT_CONSOLE = "console=mktty0"  # kerf adds it to a command line that names no console
-FIRST_ID, LAST_ID = 1, 511
-ABSENT, READY, LOADED, ACTIVE, FAILED, EMPTY = None, "ready", "loaded", "active", "failed", "empty"
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_MAPPED_WITH_EASE = 64 << 30  # bytes; more than Multikernel Linux up to 7.0-mk2 can map beside the host
 
 
-class Refused(Exception):
-    """The wish cannot be granted; nothing was changed. Its arguments are all the reasons."""
+@dataclass(frozen=True)
+class Plan:
+    steps: tuple[Step, ...] = ()
+    before: Mapping = field(default_factory=dict)  # pool, and instances by name
+    after: Mapping = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
-    def reasons(self) -> tuple[str, ...]:
-        return self.args
-
-
-def compile_pattern(pattern: str) -> re.Pattern:
-    """A regular expression whose ^ and $ match at lines; ValueError says what is wrong with it."""
-    try:
-        return re.compile(pattern, re.MULTILINE)
-    except re.error as error:
-        raise ValueError(f"'{pattern}' is not a regular expression: {error}") from error
+    def changed(self) -> bool:
+        return bool(self.steps)
 
 
 def environment_reasons(machine: Machine) -> list[str]:
@@ -56,490 +52,460 @@ def environment_reasons(machine: Machine) -> list[str]:
     return reasons
 
 
-# Pool
-
-
-@dataclass(frozen=True)
-class PoolWish:
-    """Logical CPUs; memory in total or per NUMA node; None keeps what there is. The headroom stays free."""
-
-    cpus: tuple[int, ...] | None = None
-    memory: int | Mapping[int, int] | None = None
-    headroom: int = 0
-
-
-@dataclass(frozen=True)
-class PoolPlan:
-    """The pool that is to be: APIC ids and bytes per node."""
-
-    cpus: tuple[int, ...] = ()
-    memory: Mapping[int, int] = field(default_factory=dict)
-    devices: tuple[str, ...] = ()
-    before: Mapping = field(default_factory=dict)
-    after: Mapping = field(default_factory=dict)
-
-    @property
-    def changed(self) -> bool:
-        return self.before != self.after
-
-
-def describe_pool(machine: Machine) -> dict:
-    pool = machine.pool
-    return _pool_view(machine, pool.cpus, pool.memory) if pool else {}
-
-
-def _pool_view(machine: Machine, cpus, memory: Mapping[int, int]) -> dict:
-    return {
-        "cpus": cpu_list(machine, cpus),
-        "memory": {f"node{node}": format_size(size) for node, size in sorted(memory.items())},
-    }
-
-
-def cpu_list(machine: Machine, apic_ids) -> str:
-    """Logical numbers where they are known, the bare APIC id where not."""
-    numbers = machine.logical(apic_ids)
-    unknown = [f"APIC {apic}" for apic, cpu in zip(apic_ids, numbers, strict=True) if cpu is None]
-    return ",".join(filter(None, [format_cpus(cpu for cpu in numbers if cpu is not None), *unknown]))
-
-
-def plan_pool(wish: PoolWish, machine: Machine, early: tuple[str, ...] = ()) -> PoolPlan:
-    """The pool as wished. I(early) are reasons already found, such as unparsable values."""
-    reasons = environment_reasons(machine)
-    if reasons:
-        raise Refused(*early, *reasons)
-    pool = machine.pool
-    reasons = list(early)
-    if not pool:
-        reasons += [
-            f"there is no pool yet: {what} must be given"
-            for what in ("cpus", "memory")
-            if getattr(wish, what) is None and not any(what in reason for reason in early)
-        ]
-
-    if wish.cpus is None:
-        cpus = pool.cpus
-    else:
-        reasons += _pool_cpu_reasons(wish.cpus, machine)
-        physical = machine.topology.physical
-        cpus = tuple(sorted(physical[cpu] for cpu in wish.cpus if cpu in physical))
-
-    memory, unclear = _memory_by_node(wish, machine)
-    reasons += unclear or _pool_memory_reasons(memory, wish.headroom, machine)
-    if reasons:
+def make_plan(wish: Wish, machine: Machine, early: Iterable[str] = ()) -> Plan:
+    """All steps, or Refused with all reasons. I(early) are reasons found before, such as unreadable files."""
+    reasons = [*early, *wish_reasons(wish), *environment_reasons(machine)]
+    if not (machine.supported and machine.mounted):
         raise Refused(*reasons)
-    return PoolPlan(
-        cpus=cpus,
-        memory=memory,
-        devices=pool.devices,
-        before=describe_pool(machine),
-        after=_pool_view(machine, cpus, memory),
-    )
+    return _Planner(wish, machine, reasons).plan()
 
 
-def plan_no_pool(machine: Machine) -> PoolPlan:
-    """Everything back to the host."""
-    reasons = environment_reasons(machine)
-    if machine.instances:
-        reasons.append(
-            f"the pool still serves {', '.join(sorted(machine.instances))}:"
-            " remove the instances first (state: absent)"
-        )
-    if reasons:
-        raise Refused(*reasons)
-    return PoolPlan(before=describe_pool(machine))
-
-
-def _pool_cpu_reasons(cpus, machine: Machine) -> list[str]:
-    topology, pool = machine.topology, machine.pool
-    pooled = {cpu for cpu in machine.logical(pool.cpus) if cpu is not None}
-    every = sorted({*topology.online, *topology.present, *pooled})
-    reasons = []
-    if not cpus:
-        reasons.append("cpus is empty: a pool needs at least one CPU (state: absent gives everything back)")
-    for cpu in cpus:
-        if cpu == topology.boot_cpu:
-            reasons.append(f"CPU {cpu} is the boot CPU and stays with the host: leave it out of cpus")
-        elif cpu not in every:
-            reasons.append(f"CPU {cpu} does not exist: this machine has {format_cpus(every)}")
-        elif cpu not in pooled and cpu not in topology.online:
-            reasons.append(
-                f"CPU {cpu} is offline: bring it online first"
-                f" (echo 1 > /sys/devices/system/cpu/cpu{cpu}/online)"
-            )
-    unknown = [apic for apic, cpu in zip(pool.cpus, machine.logical(pool.cpus), strict=True) if cpu is None]
-    if unknown:
-        reasons.append(
-            f"the logical numbers of the pool's APIC ids {', '.join(map(str, unknown))} cannot be told"
-            " on this kernel: leave cpus out, or empty the pool first (state: absent)"
-        )
-    lenders = machine.lenders()
-    for apic, cpu in zip(pool.cpus, machine.logical(pool.cpus), strict=True):
-        if cpu is not None and cpu not in cpus and apic in lenders:
-            reasons.append(
-                f"CPU {cpu} is lent to instance {lenders[apic]} and cannot leave the pool:"
-                f" keep it in cpus, or remove {lenders[apic]} first"
-            )
-    return reasons
-
-
-def _memory_by_node(wish: PoolWish, machine: Machine) -> tuple[dict[int, int], list[str]]:
-    """The wished bytes per node, or why a bare total does not say enough."""
-    have = machine.pool.memory
-    if wish.memory is None:
-        return have, []
-    if isinstance(wish.memory, Mapping):
-        return dict(wish.memory), []
-    growth = wish.memory - sum(have.values())
-    if growth == 0:
-        return have, []
-    if len(have) > 1 and growth < 0:
-        held = ", ".join(f"{node}: {format_size(size)}" for node, size in sorted(have.items()))
-        return have, [
-            f"memory: the pool holds memory on several NUMA nodes ({held}): say which to shrink,"
-            " as a dictionary of node and size"
+class _Planner:
+    def __init__(self, wish: Wish, machine: Machine, reasons: list[str]):
+        self.wish = wish
+        self.machine = machine
+        self.reasons = reasons
+        self.warnings: list[str] = []
+        self.declared = {one.name: one for one in wish.instances}
+        current = machine.instances
+        self.gone = [
+            name
+            for name in current
+            if (self.declared[name].state == "absent" if name in self.declared else wish.prune)
         ]
-    # As kerf does: memory goes where the pool's CPUs are, or beside what the pool has.
-    near = [machine.topology.node[cpu] for cpu in wish.cpus or () if cpu in machine.topology.node]
-    node = min(have) if have else min(near, default=min(machine.node_memory, default=0))
-    return {**have, node: have.get(node, 0) + growth}, []
+        self.wanted = [one for one in wish.instances if one.state != "absent"]
+        self.staying = [one for name, one in current.items() if name not in {*self.gone, *self.declared}]
+        self.physical = machine.topology.physical
+        self.boot = self.physical.get(machine.topology.boot_cpu)
 
+    def plan(self) -> Plan:
+        machine, pool = self.machine, self.machine.pool
+        explicit = self._explicit_cpus()
+        self.pool_cpus = self._pool_cpus(explicit)
+        self.cpus = self._place(explicit)
+        self.pool_memory = self._pool_memory()
+        self._check_devices()
+        self._check_states()
+        for one in self.wanted:
+            self._check_instance(one)
+        if self.reasons:
+            self._build_for_reasons()
+            raise Refused(*dict.fromkeys(self.reasons))
+        building = self._build()
+        if self.reasons:
+            raise Refused(*dict.fromkeys(self.reasons))
+        self._warn(building)
+        touched = [*machine.instances, *(one.name for one in self.wanted)]
+        if not self.wish.prune:
+            touched = [name for name in touched if name in self.declared]
+        touched = list(dict.fromkeys(touched))
+        before = {
+            "pool": describe_pool(machine),
+            "instances": {name: describe_instance(machine, machine.instances.get(name)) for name in touched},
+        }
+        after = {
+            "pool": pool_view(machine, sorted(self.pool_cpus), building.memory.nodes)
+            if self.pool_cpus or building.memory.nodes or pool.devices
+            else {},
+            "instances": {name: building.view(name) for name in touched},
+        }
+        return Plan(tuple(building.steps), before, after, tuple(self.warnings))
 
-def _pool_memory_reasons(memory: Mapping[int, int], headroom: int, machine: Machine) -> list[str]:
-    have = machine.pool.memory
-    reasons = []
-    growth = {node: size - have.get(node, 0) for node, size in memory.items() if size > have.get(node, 0)}
-    for node in sorted(memory):
-        if node not in machine.node_memory and machine.node_memory:
-            known = ", ".join(map(str, sorted(machine.node_memory)))
-            reasons.append(f"memory: NUMA node {node} does not exist: this machine has {known}")
-        elif growth.get(node, 0) > machine.node_memory.get(node, machine.memory_available):
-            reasons.append(
-                f"memory: node {node} would have to give {format_size(growth[node])} more,"
-                f" but only {_about(machine.node_memory[node])} of it are available"
+    # CPUs
+
+    def _explicit_cpus(self) -> dict[str, tuple[int, ...]]:
+        """APIC ids of the instances that name their CPUs, or have some and say nothing."""
+        explicit = {}
+        for one in self.wanted:
+            current = self.machine.instances.get(one.name)
+            if one.cpus is not None:
+                explicit[one.name] = tuple(self.physical[cpu] for cpu in one.cpus if cpu in self.physical)
+            elif one.cpu_count is None and current:
+                explicit[one.name] = current.cpus
+        return explicit
+
+    def _pool_cpus(self, explicit: Mapping[str, tuple[int, ...]]) -> frozenset[int]:
+        """The pool that is to be."""
+        pool, wish = self.machine.pool, self.wish.pool
+        if wish is None or (wish.cpus is None and pool and not wish.absent):
+            return frozenset(pool.cpus)
+        if wish.absent:
+            left = [*(one.name for one in self.staying), *(one.name for one in self.wanted)]
+            if left:
+                self.reasons.append(
+                    f"the pool still serves {', '.join(sorted(left))}:"
+                    " remove the instances first (state: absent)"
+                )
+            return frozenset()
+        if wish.cpus is None:
+            if not any(reason.startswith("cpu") for reason in self.reasons):
+                self.reasons.append("there is no pool yet: cpus must be given")
+            return frozenset()
+        if not isinstance(wish.cpus, tuple):
+            return self._counted_pool(wish.cpus, explicit)
+        self._check_pool_cpus(wish.cpus)
+        cpus = frozenset(self.physical[cpu] for cpu in wish.cpus if cpu in self.physical)
+        for one in self.staying:
+            for apic in one.cpus:
+                if apic not in cpus and apic in self.machine.topology.logical:
+                    cpu = cpu_list(self.machine, [apic])
+                    self.reasons.append(
+                        f"CPU {cpu} is lent to instance {one.name} and cannot leave the pool:"
+                        f" keep it in cpus, or remove {one.name} first"
+                    )
+        self._check_host(cpus)
+        return cpus
+
+    def _host_cpus(self, pool: Iterable[int]) -> int:
+        topology = self.machine.topology
+        every = {*self.machine.pool.cpus, *(self.physical[cpu] for cpu in topology.online)}
+        return len(every - set(pool))
+
+    def _check_host(self, pool: Iterable[int]) -> None:
+        left = self._host_cpus(pool)
+        if left < self.wish.host_cpus:
+            self.reasons.append(
+                f"cpus: the host would keep {left} CPU(s), and {self.wish.host_cpus} are to stay with it"
+                " (host_cpus): leave it more"
             )
-    possible = max(machine.memory_available - headroom, 0)
-    if sum(growth.values()) > possible:
-        reasons.append(
-            f"memory: the pool would take {format_size(sum(growth.values()))} from the host, but of its"
-            f" {_about(machine.memory_available)} available only {_about(possible)} can go, because"
-            f" {format_size(headroom)} stay free (headroom): ask for less"
+
+    def _counted_pool(self, wanted: int | AllBut, explicit: Mapping[str, tuple[int, ...]]) -> frozenset[int]:
+        machine = self.machine
+        every = self._host_cpus(())
+        count = every - wanted.count if isinstance(wanted, AllBut) else wanted
+        pinned = {apic for cpus in explicit.values() for apic in cpus}
+        pinned |= {apic for one in self.staying for apic in one.cpus}
+        pinned.discard(self.boot)
+        used = {apic for one in machine.instances.values() for apic in one.cpus}
+        what = f"all but {wanted.count} CPUs" if isinstance(wanted, AllBut) else f"{wanted} CPUs"
+        if every - count < self.wish.host_cpus or count < 1:
+            self.reasons.append(
+                f"cpus: {what} cannot be given up: the machine has {every}, and of them at least"
+                f" {self.wish.host_cpus} stay with the host (host_cpus) and one has to go"
+            )
+            return frozenset({*machine.pool.cpus, *pinned})
+        if count < len(pinned):
+            self.reasons.append(
+                f"cpus: {what} make a pool of {count}, but CPUs {cpu_list(machine, sorted(pinned))}"
+                " have to be in it, because instances have them: ask for more, or for less in the instances"
+            )
+            return frozenset({*machine.pool.cpus, *pinned})
+        chosen = choose_pool(machine.topology, count, machine.pool.cpus, pinned, used)
+        if chosen is None:
+            self.reasons.append(f"cpus: {what} cannot be given up: only {every - 1} can go")
+        return frozenset(chosen or {*machine.pool.cpus, *pinned})
+
+    def _check_pool_cpus(self, cpus: tuple[int, ...]) -> None:
+        topology, pool = self.machine.topology, self.machine.pool
+        pooled = {cpu for cpu in self.machine.logical(pool.cpus) if cpu is not None}
+        every = sorted({*topology.online, *topology.present, *pooled})
+        for cpu in cpus:
+            if cpu == topology.boot_cpu:
+                self.reasons.append(
+                    f"CPU {cpu} is the boot CPU and stays with the host: leave it out of cpus"
+                )
+            elif cpu not in every:
+                self.reasons.append(f"CPU {cpu} does not exist: this machine has {format_cpus(every)}")
+            elif cpu not in pooled and cpu not in topology.online:
+                self.reasons.append(
+                    f"CPU {cpu} is offline: bring it online first"
+                    f" (echo 1 > /sys/devices/system/cpu/cpu{cpu}/online)"
+                )
+        unknown = [apic for apic in pool.cpus if apic not in topology.logical]
+        if unknown:
+            self.reasons.append(
+                f"the logical numbers of the pool's APIC ids {', '.join(map(str, unknown))} cannot be told"
+                " on this kernel: leave cpus out, or empty the pool first (state: absent)"
+            )
+
+    def _place(self, explicit: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """APIC ids for every wanted instance."""
+        machine = self.machine
+        if not self.pool_cpus and self.wanted:
+            if not machine.pool and self.wish.pool is None:
+                self.reasons.append("there is no pool yet: create it first with mkops.multikernel.pool")
+            return dict(explicit)
+        holders = {apic: one.name for one in self.staying for apic in one.cpus}
+        taken = dict(holders)
+        for one in self.wanted:
+            if one.name in explicit:
+                self._check_explicit(one, explicit[one.name], holders)
+                taken.update(dict.fromkeys(explicit[one.name], one.name))
+            elif one.cpu_count is None and not any("cpu" in reason for reason in self.reasons):
+                self.reasons.append(
+                    f"instance {one.name} does not exist yet: cpus or cpu_count must be given"
+                )
+        counted = [one for one in self.wanted if one.name not in explicit and one.cpu_count is not None]
+        if not counted:
+            return dict(explicit)
+        # Those first that are the hardest to please; then the largest.
+        counted.sort(key=lambda one: (-("cache" in one.cpu_policy), -len(one.cpu_policy), -one.cpu_count))
+        every = {*self.pool_cpus, *machine.pool.cpus, *self.physical.values()}
+        free = self.pool_cpus - taken.keys()
+        placed, failed = self._place_counted(counted, Board(machine.topology, free, every), keep=True)
+        if failed:
+            # Perhaps only because something lies in the way.
+            anew, still = self._place_counted(counted, Board(machine.topology, free, every), keep=False)
+            if not still:
+                placed, failed = anew, still
+        for one, board in failed:
+            self.reasons.append(self._no_place(one, board))
+        return {**explicit, **placed}
+
+    def _place_counted(
+        self, counted: list[InstanceWish], board: Board, keep: bool
+    ) -> tuple[dict[str, tuple[int, ...]], list[tuple[InstanceWish, Board]]]:
+        placed: dict[str, tuple[int, ...]] = {}
+        failed = []
+        current = self.machine.instances
+
+        def settle(one: InstanceWish, cpus: tuple[int, ...]) -> None:
+            placed[one.name] = cpus
+            (board.take_exclusively if "cache" in one.cpu_policy else board.take)(cpus)
+
+        if keep:
+            for one in counted:
+                have = current[one.name].cpus if one.name in current else ()
+                if len(have) == one.cpu_count and board.suits(have, one.cpu_policy):
+                    settle(one, have)
+        for one in counted:
+            if one.name in placed:
+                continue
+            have = current[one.name].cpus if one.name in current else ()
+            chosen = board.choose(one.cpu_count, one.cpu_policy, have)
+            if chosen is None:
+                failed.append((one, board))
+            else:
+                settle(one, chosen)
+        return placed, failed
+
+    def _no_place(self, one: InstanceWish, board: Board) -> str:
+        free = len(board.free)
+        numbers = cpu_list(self.machine, sorted(board.free)) or "none"
+        if free < one.cpu_count or not one.cpu_policy:
+            return (
+                f"cpu_count: {one.cpu_count} wanted for {one.name}, but the pool has {free} free ({numbers})"
+            )
+        policy = ", ".join(sorted(one.cpu_policy))
+        if "cores" in one.cpu_policy and one.cpu_count % board.threads:
+            return (
+                f"cpu_policy: {one.cpu_count} CPUs for {one.name} are no whole cores of {board.threads}"
+                f" threads: ask for {-(-one.cpu_count // board.threads) * board.threads}"
+            )
+        return (
+            f"cpu_policy: {one.cpu_count} CPUs for {one.name} with policy {policy} cannot be had from"
+            f" {numbers}, which is what the others leave: choose another policy, or enlarge the pool"
         )
-    for node, size in sorted(have.items()):
-        surplus = size - memory.get(node, 0)
-        if surplus > 0:
-            reasons += _shrink_reasons(node, surplus, machine)
-    return reasons
 
+    def _check_explicit(self, one: InstanceWish, cpus: tuple[int, ...], holders: Mapping[int, str]) -> None:
+        topology, machine = self.machine.topology, self.machine
+        for cpu in one.cpus or ():
+            apic = self.physical.get(cpu)
+            if apic in holders:
+                free = sorted(self.pool_cpus - holders.keys())
+                self.reasons.append(
+                    f"CPU {cpu} is already lent to instance {holders[apic]}: choose one of"
+                    f" {cpu_list(machine, free) or 'none, all are lent'}"
+                )
+            elif cpu == topology.boot_cpu:
+                self.reasons.append(
+                    f"CPU {cpu} is the boot CPU and stays with the host: choose one of the pool"
+                    f" ({cpu_list(machine, sorted(self.pool_cpus))})"
+                )
+            elif apic is None and cpu not in topology.present:
+                self.reasons.append(
+                    f"CPU {cpu} does not exist: the pool has {cpu_list(machine, sorted(self.pool_cpus))}"
+                )
+            elif apic not in self.pool_cpus:
+                self.reasons.append(
+                    f"CPU {cpu} is not in the pool ({cpu_list(machine, sorted(self.pool_cpus))}):"
+                    " add it with mkops.multikernel.pool first"
+                )
+        if one.cpus is None:
+            leaving = [apic for apic in cpus if apic not in self.pool_cpus]
+            if leaving:
+                self.reasons.append(
+                    f"CPU {cpu_list(machine, leaving)} is lent to instance {one.name} and cannot leave the"
+                    f" pool: keep it in cpus, or say which CPUs {one.name} is to have"
+                )
 
-def _shrink_reasons(node: int, surplus: int, machine: Machine) -> list[str]:
-    """kerf gives back whole idle chunks, the largest first that is not too much."""
-    pool = machine.pool
-    rest = surplus
-    for chunk in sorted(pool.chunks, key=lambda chunk: -chunk.size):
-        if chunk.node == node and pool.is_idle(chunk) and chunk.size <= rest:
-            rest -= chunk.size
-    if not rest:
-        return []
-    chunks = ", ".join(
-        f"{format_size(chunk.size)}{'' if pool.is_idle(chunk) else ' (in use)'}"
-        for chunk in pool.chunks
-        if chunk.node == node
-    )
-    return [
-        f"memory: node {node} cannot give back {format_size(surplus)}, because only whole idle chunks"
-        f" can leave the pool and it has {chunks}: choose a size that is reached by dropping such chunks"
-    ]
+    # Memory of the pool
+
+    def _pool_memory(self) -> dict[int, int]:
+        """Bytes per node that are to be."""
+        wish, have = self.wish.pool, self.machine.pool.memory
+        if wish is None:
+            return have
+        if wish.absent:
+            return {}
+        if wish.memory is None:
+            if not self.machine.pool and not any("memory" in reason for reason in self.reasons):
+                self.reasons.append("there is no pool yet: memory must be given")
+            return have
+        if isinstance(wish.memory, Mapping):
+            memory = dict(wish.memory)
+        else:
+            growth = wish.memory - sum(have.values())
+            if growth < 0 and len(have) > 1:
+                held = ", ".join(f"{node}: {format_size(size)}" for node, size in sorted(have.items()))
+                self.reasons.append(
+                    f"memory: the pool holds memory on several NUMA nodes ({held}): say which to shrink,"
+                    " as a dictionary of node and size"
+                )
+                return have
+            # As kerf does: memory goes where the pool's CPUs are, or beside what the pool has.
+            nodes = self.machine.topology.node
+            near = [nodes[apic] for apic in self.pool_cpus if apic in nodes]
+            node = min(have) if have else min(near, default=min(self.machine.node_memory, default=0))
+            memory = {**have, node: have.get(node, 0) + growth} if growth else have
+        self._check_pool_memory(memory)
+        return memory
+
+    def _check_pool_memory(self, memory: Mapping[int, int]) -> None:
+        machine, headroom = self.machine, self.wish.headroom
+        have = machine.pool.memory
+        growth = {node: size - have.get(node, 0) for node, size in memory.items() if size > have.get(node, 0)}
+        for node in sorted(memory):
+            if node not in machine.node_memory and machine.node_memory:
+                known = ", ".join(map(str, sorted(machine.node_memory)))
+                self.reasons.append(f"memory: NUMA node {node} does not exist: this machine has {known}")
+            elif growth.get(node, 0) > machine.node_memory.get(node, machine.memory_available):
+                self.reasons.append(
+                    f"memory: node {node} would have to give {format_size(growth[node])} more,"
+                    f" but only {_about(machine.node_memory[node])} of it are available"
+                )
+        possible = max(machine.memory_available - headroom, 0)
+        if sum(growth.values()) > possible:
+            self.reasons.append(
+                f"memory: the pool would take {format_size(sum(growth.values()))} from the host, but of its"
+                f" {_about(machine.memory_available)} available only {_about(possible)} can go, because"
+                f" {format_size(headroom)} stay free (headroom): ask for less"
+            )
+
+    def _check_devices(self) -> None:
+        wish = self.wish.pool
+        if wish is None or wish.devices is None or set(wish.devices) == set(self.machine.pool.devices):
+            return
+        self.reasons.append(
+            "devices: this collection gives no devices to the pool, because the kernels it was tested with"
+            " do not lend them: leave devices out"
+            if self.machine.interface.lends_devices
+            else f"devices: the kernel {self.machine.release} ({self.machine.interface.name}) lends no"
+            " devices: leave devices out"
+        )
+
+    # Instances
+
+    def _check_states(self) -> None:
+        for name in {*self.gone, *self.declared} & self.machine.instances.keys():
+            status = self.machine.instances[name].status
+            if status not in LEVELS:
+                self.reasons.append(
+                    f"instance {name} is in state '{status}', which is not known here:"
+                    " look at it (kerf show) and remove it by hand"
+                )
+
+    def _check_instance(self, one: InstanceWish) -> None:
+        machine = self.machine
+        current = machine.instances.get(one.name)
+        if current is None and one.memory is None and not any("memory: " in r for r in self.reasons):
+            self.reasons.append(f"instance {one.name} does not exist yet: memory must be given")
+        if one.id is not None:
+            names = {*self.gone, one.name}
+            holder = [other.name for other in self.staying if other.id == one.id]
+            holder += [
+                other.name
+                for other in self.wanted
+                if other.name not in names
+                and other.id is None
+                and other.name in machine.instances
+                and machine.instances[other.name].id == one.id
+            ]
+            if holder:
+                self.reasons.append(
+                    f"id {one.id} is taken by instance {holder[0]}: choose another, or leave it out"
+                )
+        if one.restart != "always" and not machine.interface.tells_exit:
+            self.reasons.append(
+                f"restart: {one.restart} for {one.name} needs a kernel that tells how an instance ended,"
+                f" and {machine.release} ({machine.interface.name}) does not: leave it out"
+            )
+        memory = one.memory or (current.memory if current else 0)
+        files = [image for image in (one.kernel, one.initrd) if image]
+        needed = sum(image.size for image in files)
+        if memory and needed >= memory:
+            self.reasons.append(
+                f"memory: {' and '.join(image.path for image in files)} alone take {_about(needed)},"
+                f" which {format_size(memory)} cannot hold: give {one.name} more"
+            )
+
+    # Steps
+
+    def _build(self) -> Building:
+        """Try; what turns out to be possible only for a new instance is made anew in the next try."""
+        targets = Targets(
+            self.wish,
+            self.machine,
+            self.declared,
+            self.wanted,
+            self.gone,
+            self.cpus,
+            self.pool_cpus,
+            self.pool_memory,
+        )
+        anew: dict[str, str] = {}
+        while True:
+            building = Building(targets, anew)
+            try:
+                building.build()
+            except Anew as found:
+                name, why = found.args
+                anew[name] = why
+                continue
+            self.reasons += building.reasons
+            self.warnings += building.warnings
+            return building
+
+    def _build_for_reasons(self) -> None:
+        """There are reasons already: more of them may be found, but what is odd is not to end this."""
+        known = [one.name for one in self.wanted if one.name not in self.cpus]
+        broken = any(
+            one.memory is None and one.name not in self.machine.instances for one in self.wanted
+        ) or any(current.status not in LEVELS for current in self.machine.instances.values())
+        if not known and not broken:
+            self._build()
+
+    def _warn(self, building: Building) -> None:
+        machine = self.machine
+        core = machine.topology.core
+        users: dict = {}
+        for name, cpus in self.cpus.items():
+            for apic in cpus:
+                if apic in core:
+                    users.setdefault(core[apic], set()).add(name)
+        for cpu in machine.topology.online:
+            apic = self.physical[cpu]
+            if apic in core and apic not in self.pool_cpus:
+                users.setdefault(core[apic], set()).add("the host")
+        shared = sorted({", ".join(sorted(names)) for names in users.values() if len(names) > 1})
+        self.warnings += [
+            f"a core has threads of {names}: they slow each other down, and see each other's caches"
+            for names in shared
+        ]
+        if machine.interface.scatters or not building.steps:
+            return
+        nodes = building.memory.nodes
+        if sum(nodes.values()) and not building.memory.free() and building.regions_known:
+            self.warnings.append(
+                "the instances take all memory of the pool, and this kernel needs a little of it for itself:"
+                " give the pool some megabytes more if creating one fails"
+            )
+        if sum(nodes.values()) > _MAPPED_WITH_EASE:
+            self.warnings.append(
+                f"the pool is larger than {format_size(_MAPPED_WITH_EASE)}, which Multikernel Linux up to"
+                " 7.0-mk2 cannot map: if memory comes back at once, see the kernel log"
+            )
 
 
 def _about(size: int) -> str:
     return f"{size // MIB} MiB"
-
-
-# Instance
-
-
-@dataclass(frozen=True)
-class Image:
-    """A kernel or initramfs file on the host."""
-
-    path: str
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class InstanceWish:
-    """One instance as its task describes it; None means not said."""
-
-    name: str
-    state: str
-    cpus: tuple[int, ...] | None = None  # logical
-    cpu_count: int | None = None
-    memory: int | None = None
-    id: int | None = None
-    kernel: Image | None = None
-    initrd: Image | None = None
-    cmdline: str = ""
-    allow_restart: bool = False
-
-    @property
-    def full_cmdline(self) -> str:
-        """As kerf hands it over."""
-        words = self.cmdline.split()
-        if not any(word.startswith("console=") for word in words):
-            return f"{self.cmdline} {DEFAULT_CONSOLE}".strip()
-        return self.cmdline
-
-
-@dataclass(frozen=True)
-class InstancePlan:
-    """Steps to take in order, and what create needs."""
-
-    steps: tuple[str, ...] = ()
-    cpus: tuple[int, ...] = ()  # APIC ids
-    memory: int = 0
-    before: Mapping = field(default_factory=dict)
-    after: Mapping = field(default_factory=dict)
-
-
-def name_reasons(name: str) -> list[str]:
-    if _NAME.fullmatch(name):
-        return []
-    return [
-        f"name '{name}' is not usable: begin with a letter or digit,"
-        " go on with those, '.', '_' and '-', at most 63 in all"
-    ]
-
-
-def transition(status: str | None, wanted: str, image_given: bool, image_differs: bool) -> tuple[str, ...]:
-    """Steps from a status to a wanted state. Nothing is stopped unasked, but for a new image.
-
-    A running instance satisfies present and loaded. stopped means not running, and, if an image is given,
-    loaded too.
-    """
-    if wanted == "absent":
-        return {
-            ABSENT: (),
-            ACTIVE: ("kill", "unload", "delete"),
-            LOADED: ("unload", "delete"),
-        }.get(status, ("delete",))
-
-    steps: list[str] = []
-    if status is ABSENT:
-        steps.append("create")
-        status = READY
-    if wanted == "present":
-        return tuple(steps)
-
-    was_active = status == ACTIVE
-    if was_active and (wanted == "stopped" or image_differs):
-        steps.append("kill")
-        status = LOADED
-    if status == LOADED and image_differs:
-        steps.append("unload")
-        status = READY
-    if status in (READY, EMPTY) and image_given:
-        steps.append("load")
-        status = LOADED
-    if status == LOADED and (wanted == "started" or (was_active and wanted == "loaded")):
-        steps.append("start")
-    return tuple(steps)
-
-
-def plan_instance(wish: InstanceWish, machine: Machine, early: tuple[str, ...] = ()) -> InstancePlan:
-    """The steps to the wished state. I(early) are reasons already found, such as unreadable files."""
-    reasons = [*early, *environment_reasons(machine)]
-    current = machine.instances.get(wish.name)
-    if wish.state == "absent":
-        if reasons:
-            raise Refused(*reasons)
-        steps = transition(current.status if current else ABSENT, "absent", False, False)
-        return InstancePlan(steps, before=describe_instance(machine, current))
-    if not (machine.supported and machine.mounted):
-        raise Refused(*reasons)
-
-    cpus: tuple[int, ...] = ()
-    changes: list[str] = []
-    if current:
-        reasons += _fixed_reasons(wish, current, machine)
-        changes = image_changes(wish, current)
-        if current.status not in (EMPTY, READY, LOADED, ACTIVE):
-            reasons.append(
-                f"instance {wish.name} is in state '{current.status}', from which only its removal leads on:"
-                " remove it (state: absent) and create it again"
-            )
-        elif current.status == ACTIVE and changes and wish.state != "stopped" and not wish.allow_restart:
-            reasons.append(
-                f"instance {wish.name} runs and would need a restart, because {'; '.join(changes)}:"
-                " allow it (allow_restart: true), or stop it first (state: stopped)"
-            )
-    else:
-        cpus, problems = _choose_cpus(wish, machine)
-        reasons += problems + _new_instance_reasons(wish, machine)
-
-    has_image = current is not None and current.status in (LOADED, ACTIVE)
-    if wish.state in ("loaded", "started") and wish.kernel is None and not has_image and not early:
-        reasons.append(f"instance {wish.name} has no kernel loaded: state {wish.state} needs kernel")
-    reasons += _room_reasons(wish, wish.memory or (current.memory if current else 0))
-    if reasons:
-        raise Refused(*reasons)
-
-    status = current.status if current else ABSENT
-    steps = transition(status, wish.state, wish.kernel is not None, bool(changes))
-    if "load" in steps and machine.kexec_disabled:
-        raise Refused(
-            "kernel.kexec_load_disabled is 1, so that no kernel can be loaded until the next boot:"
-            " reboot, and keep it at 0"
-        )
-    memory = current.memory if current else wish.memory or 0
-    plan = InstancePlan(steps, cpus, memory, before=describe_instance(machine, current))
-    return InstancePlan(steps, cpus, memory, before=plan.before, after=_predict(plan, wish, machine))
-
-
-def describe_instance(machine: Machine, instance: Instance | None) -> dict:
-    """What a diff shows."""
-    if instance is None:
-        return {}
-    view = {
-        "name": instance.name,
-        "state": instance.status,
-        "cpus": cpu_list(machine, instance.cpus),
-        "memory": format_size(instance.memory),
-    }
-    if instance.status in (LOADED, ACTIVE):
-        view["kernel"] = _file_view(instance.kernel)
-        view["initrd"] = _file_view(instance.initrd)
-        view["cmdline"] = instance.cmdline
-    return view
-
-
-def _file_view(record: Mapping) -> dict | None:
-    return {"path": record.get("path"), "sha256": record.get("sha256")} if record else None
-
-
-def _predict(plan: InstancePlan, wish: InstanceWish, machine: Machine) -> dict:
-    """The view after the steps."""
-    view = dict(plan.before)
-    results = {"create": READY, "unload": READY, "load": LOADED, "kill": LOADED, "start": ACTIVE}
-    for step in plan.steps:
-        view["state"] = results[step]
-        if step == "create":
-            view.update(name=wish.name, cpus=cpu_list(machine, plan.cpus), memory=format_size(plan.memory))
-        elif step == "unload":
-            for key in ("kernel", "initrd", "cmdline"):
-                view.pop(key)
-        elif step == "load":
-            for key in ("kernel", "initrd"):
-                image = getattr(wish, key)
-                view[key] = {"path": image.path, "sha256": image.sha256} if image else None
-            view["cmdline"] = wish.full_cmdline if machine.tells_cmdline else None
-    return view
-
-
-def image_changes(wish: InstanceWish, current: Instance) -> list[str]:
-    """How the loaded image differs from the wished one. What is not proved the same counts as different."""
-    if wish.kernel is None or current.status not in (LOADED, ACTIVE):
-        return []
-    changes = []
-    pairs = ("kernel", wish.kernel, current.kernel), ("initrd", wish.initrd, current.initrd)
-    for what, image, record in pairs:
-        if image is None and record:
-            changes.append(f"{what} {record.get('path')} is loaded and none is wanted")
-        elif image and not record:
-            changes.append(f"no record tells which {what} is loaded, wanted is {image.path}")
-        elif image and image.sha256 != record.get("sha256"):
-            changes.append(f"{what} {image.path} has changed since it was loaded")
-    if current.cmdline is not None and current.cmdline.split() != wish.full_cmdline.split():
-        changes.append(f"the command line is '{current.cmdline}', wanted is '{wish.full_cmdline}'")
-    return changes
-
-
-def _fixed_reasons(wish: InstanceWish, current: Instance, machine: Machine) -> list[str]:
-    """CPUs, memory and id are given at creation and stay."""
-    differences = []
-    have = machine.logical(current.cpus)
-    if wish.cpus is not None and sorted(wish.cpus) != sorted(cpu for cpu in have if cpu is not None):
-        differences.append(f"CPUs {cpu_list(machine, current.cpus)}, wanted are {format_cpus(wish.cpus)}")
-    if wish.cpu_count is not None and wish.cpu_count != len(current.cpus):
-        differences.append(f"{len(current.cpus)} CPU(s), wanted are {wish.cpu_count}")
-    if wish.memory is not None and wish.memory != current.memory:
-        differences.append(f"{format_size(current.memory)} of memory, wanted are {format_size(wish.memory)}")
-    if wish.id is not None and wish.id != current.id:
-        differences.append(f"id {current.id}, wanted is {wish.id}")
-    return [
-        f"instance {wish.name} has {difference}: an existing instance cannot be changed in this,"
-        " remove it (state: absent) and create it again"
-        for difference in differences
-    ]
-
-
-def _choose_cpus(wish: InstanceWish, machine: Machine) -> tuple[tuple[int, ...], list[str]]:
-    """APIC ids for a new instance."""
-    pool, topology = machine.pool, machine.topology
-    if not pool:
-        return (), ["there is no pool yet: create it first with mkops.multikernel.pool"]
-    free = sorted(pool.free_cpus, key=lambda apic: topology.logical.get(apic, apic))
-    if wish.cpus is None:
-        if wish.cpu_count is None:
-            return (), [f"instance {wish.name} does not exist yet: cpus or cpu_count must be given"]
-        if wish.cpu_count > len(free):
-            return (), [
-                f"cpu_count: {wish.cpu_count} wanted, but the pool has {len(free)} free"
-                f" ({cpu_list(machine, free) or 'none'})"
-            ]
-        return tuple(free[: wish.cpu_count]), []
-
-    reasons = [] if wish.cpus else ["cpus is empty: an instance needs at least one CPU"]
-    lenders = machine.lenders()
-    chosen = []
-    for cpu in wish.cpus:
-        apic = topology.physical.get(cpu)
-        if apic in lenders:
-            reasons.append(
-                f"CPU {cpu} is already lent to instance {lenders[apic]}: choose one of"
-                f" {cpu_list(machine, free) or 'none, all are lent'}"
-            )
-        elif cpu == topology.boot_cpu:
-            reasons.append(
-                f"CPU {cpu} is the boot CPU and stays with the host: choose one of the pool"
-                f" ({cpu_list(machine, pool.cpus)})"
-            )
-        elif apic is None and cpu not in topology.present:
-            reasons.append(f"CPU {cpu} does not exist: the pool has {cpu_list(machine, pool.cpus)}")
-        elif apic not in pool.free_cpus:
-            reasons.append(
-                f"CPU {cpu} is not in the pool ({cpu_list(machine, pool.cpus)}):"
-                " add it with mkops.multikernel.pool first"
-            )
-        else:
-            chosen.append(apic)
-    return tuple(chosen), reasons
-
-
-def _new_instance_reasons(wish: InstanceWish, machine: Machine) -> list[str]:
-    reasons = []
-    if wish.memory is None:
-        reasons.append(f"instance {wish.name} does not exist yet: memory must be given")
-    elif machine.pool and wish.memory > machine.pool.free_memory:
-        reasons.append(
-            f"memory: {format_size(wish.memory)} wanted, but of the pool's {format_size(machine.pool.size)}"
-            f" only {format_size(machine.pool.free_memory)} are free: ask for less or enlarge the pool"
-        )
-    if wish.id is not None:
-        holder = [one.name for one in machine.instances.values() if one.id == wish.id]
-        if not FIRST_ID <= wish.id <= LAST_ID:
-            reasons.append(f"id {wish.id} is out of range: choose {FIRST_ID} to {LAST_ID}, or leave it out")
-        elif holder:
-            reasons.append(f"id {wish.id} is taken by instance {holder[0]}: choose another, or leave it out")
-    return reasons
-
-
-def _room_reasons(wish: InstanceWish, memory: int) -> list[str]:
-    files = [image for image in (wish.kernel, wish.initrd) if image]
-    needed = sum(image.size for image in files)
-    if not memory or needed < memory:
-        return []
-    return [
-        f"memory: {' and '.join(image.path for image in files)} alone take {_about(needed)},"
-        f" which {format_size(memory)} cannot hold: give the instance more"
-    ]

@@ -2,16 +2,24 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""CPU numbering: users and Linux count logical CPUs, the multikernel interface takes physical (APIC) ids."""
+"""CPUs: users and Linux count logical ones, the multikernel interface takes physical (APIC) ids.
+
+What a CPU shares with others is read where it is online. A pooled one has left most of the files that tell,
+but APIC ids are made of bit fields: thread, core, cache, package. What the online CPUs show of these holds
+for the others, too.
+"""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 _MADT_HEADER = 44
 _LOCAL_APIC, _LOCAL_X2APIC = 0, 9
+_SRAT_HEADER = 48
+_SRAT_APIC, _SRAT_X2APIC = 0, 2
 _ENABLED = 1
 
 
@@ -19,10 +27,12 @@ _ENABLED = 1
 class Topology:
     """Every CPU that has a known number, whether the host runs on it or the pool holds it."""
 
-    online: tuple[int, ...] = ()
-    present: tuple[int, ...] = ()
+    online: tuple[int, ...] = ()  # logical
+    present: tuple[int, ...] = ()  # logical
     physical: Mapping[int, int] = field(default_factory=dict)  # logical number -> APIC id
-    node: Mapping[int, int] = field(default_factory=dict)  # logical number -> NUMA node, online CPUs only
+    node: Mapping[int, int] = field(default_factory=dict)  # APIC id -> NUMA node, where it is known
+    core: Mapping[int, Hashable] = field(default_factory=dict)  # APIC id -> what its threads have alike
+    cache: Mapping[int, Hashable] = field(default_factory=dict)  # APIC id -> what users of its L3 have alike
     boot_cpu: int = 0
 
     @property
@@ -34,37 +44,70 @@ class Topology:
         return [numbers.get(apic) for apic in apic_ids]
 
 
-def parse_cpuinfo(text: str) -> dict[int, int]:
-    """Logical number to APIC id of the CPUs in /proc/cpuinfo, which are those online."""
-    physical = {}
-    cpu = None
-    for line in text.splitlines():
-        key, _colon, value = (part.strip() for part in line.partition(":"))
-        if key == "processor":
-            cpu = int(value)
-        elif key == "apicid" and cpu is not None:
-            physical[cpu] = int(value)
-    return physical
+@dataclass(frozen=True)
+class OnlineCpu:
+    """A CPU in /proc/cpuinfo."""
+
+    apic: int
+    package: int = 0
+    core: int | None = None
+
+
+def parse_cpuinfo(text: str) -> dict[int, OnlineCpu]:
+    """By logical number, the CPUs in /proc/cpuinfo, which are those online."""
+    found = {}
+    for block in text.split("\n\n"):
+        fields = {}
+        for line in block.splitlines():
+            key, _colon, value = line.partition(":")
+            fields[key.rstrip()] = value.strip()
+        if "processor" in fields and "apicid" in fields:
+            found[int(fields["processor"])] = OnlineCpu(
+                int(fields["apicid"]),
+                int(fields.get("physical id", 0)),
+                int(fields["core id"]) if "core id" in fields else None,
+            )
+    return found
 
 
 def parse_madt(table: bytes) -> list[int]:
     """APIC ids of the usable CPUs in the order of the ACPI MADT."""
     ids = []
-    offset = _MADT_HEADER
+    for kind, entry in _acpi_entries(table, _MADT_HEADER):
+        if kind == _LOCAL_APIC and len(entry) >= 8:
+            apic, flags = entry[3], struct.unpack_from("<I", entry, 4)[0]
+        elif kind == _LOCAL_X2APIC and len(entry) >= 16:
+            apic, flags = struct.unpack_from("<II", entry, 4)
+        else:
+            continue
+        if flags & _ENABLED:
+            ids.append(apic)
+    return ids
+
+
+def parse_srat(table: bytes) -> dict[int, int]:
+    """APIC id to proximity domain, which Linux numbers as NUMA nodes in the order of their numbers."""
+    domains = {}
+    for kind, entry in _acpi_entries(table, _SRAT_HEADER):
+        if kind == _SRAT_APIC and len(entry) >= 16:
+            apic, flags = entry[3], struct.unpack_from("<I", entry, 4)[0]
+            domain = entry[2] | entry[9] << 8 | entry[10] << 16 | entry[11] << 24
+        elif kind == _SRAT_X2APIC and len(entry) >= 24:
+            domain, apic, flags = struct.unpack_from("<III", entry, 4)
+        else:
+            continue
+        if flags & _ENABLED:
+            domains[apic] = domain
+    return domains
+
+
+def _acpi_entries(table: bytes, offset: int) -> Iterable[tuple[int, bytes]]:
     while offset + 2 <= len(table):
         kind, length = table[offset], table[offset + 1]
         if length < 2 or offset + length > len(table):
             break
-        if kind == _LOCAL_APIC and length >= 8:
-            apic, flags = table[offset + 3], struct.unpack_from("<I", table, offset + 4)[0]
-        elif kind == _LOCAL_X2APIC and length >= 16:
-            apic, flags = struct.unpack_from("<II", table, offset + 4)
-        else:
-            apic, flags = 0, 0
-        if flags & _ENABLED:
-            ids.append(apic)
+        yield kind, table[offset : offset + length]
         offset += length
-    return ids
 
 
 def number_by_madt(madt: list[int], online: Mapping[int, int]) -> dict[int, int]:
@@ -90,3 +133,39 @@ def number_cpus(
     else:
         pooled = {cpu: apic for cpu, apic in number_by_madt(madt, online).items() if apic in pool}
     return {**pooled, **online}
+
+
+def _gaps(groups: Mapping[int, Hashable], alike: bool) -> list[int]:
+    """In which bits neighbouring ids differ, for those in one group or for those in two."""
+    pairs = pairwise(sorted(groups))
+    return [one ^ other for one, other in pairs if (groups[one] == groups[other]) == alike]
+
+
+def group_shift(groups: Mapping[int, Hashable]) -> int | None:
+    """How many low bits of an APIC id differ inside a group, as far as these CPUs show it.
+
+    None when they all are in one group, because then it is open how much more that has.
+    """
+    borders = _gaps(groups, alike=False)
+    return min(borders).bit_length() - 1 if borders else None
+
+
+def cores(online: Mapping[int, OnlineCpu], pool: Iterable[int], threads: bool) -> dict[int, Hashable]:
+    """APIC id to core. I(threads) tells whether cores can have several threads at all."""
+    groups = {cpu.apic: (cpu.package, cpu.core) for cpu in online.values() if cpu.core is not None}
+    shift = 0
+    if threads:
+        # When one thread of each core is all that is online: x86 has two where it has several.
+        shift = max(_gaps(groups, alike=True), default=1).bit_length()
+        border = group_shift(groups)
+        shift = shift if border is None else min(shift, border)
+    return {apic: apic >> shift for apic in [*groups, *pool]}
+
+
+def caches(online: Mapping[int, Hashable], pool: Iterable[int], shift: int | None) -> dict[int, Hashable]:
+    """APIC id to last-level cache. I(online) are those of the online CPUs, I(shift) what CPUID says."""
+    if shift is None:
+        shift = group_shift(online)
+    if shift is None:
+        return dict(online)
+    return {apic: apic >> shift for apic in [*online, *pool]}

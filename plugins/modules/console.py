@@ -102,14 +102,12 @@ match:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.mkops.multikernel.plugins.module_utils._console import Console
+from ansible_collections.mkops.multikernel.plugins.module_utils._errors import Refused
 from ansible_collections.mkops.multikernel.plugins.module_utils._kernelfs import KernelFs, Paths
-from ansible_collections.mkops.multikernel.plugins.module_utils._module import collect, run_guarded
-from ansible_collections.mkops.multikernel.plugins.module_utils._plan import (
-    ACTIVE,
-    Refused,
-    compile_pattern,
-    environment_reasons,
-)
+from ansible_collections.mkops.multikernel.plugins.module_utils._machine import ACTIVE
+from ansible_collections.mkops.multikernel.plugins.module_utils._module import run_guarded
+from ansible_collections.mkops.multikernel.plugins.module_utils._plan import environment_reasons
+from ansible_collections.mkops.multikernel.plugins.module_utils._wish import collect, compile_pattern
 
 
 def converse(params, check_mode, kernel):

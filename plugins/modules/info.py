@@ -114,8 +114,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mkops.multikernel.plugins.module_utils._console import Console, last_lines
 from ansible_collections.mkops.multikernel.plugins.module_utils._facts import machine_facts
 from ansible_collections.mkops.multikernel.plugins.module_utils._kernelfs import KernelFs, Paths
+from ansible_collections.mkops.multikernel.plugins.module_utils._machine import ACTIVE, LOADED
 from ansible_collections.mkops.multikernel.plugins.module_utils._module import run_guarded
-from ansible_collections.mkops.multikernel.plugins.module_utils._plan import ACTIVE, LOADED
 
 
 def gather(paths, console_tail):

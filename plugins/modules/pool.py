@@ -14,7 +14,6 @@ description:
     Instances (M(mkops.multikernel.instance)) are made from the pool.
   - Everything is judged against the live machine first. When anything speaks against it, nothing is changed
     and all reasons are returned at once.
-  - PCI devices that are in the pool stay there.
 options:
   state:
     description:
@@ -25,11 +24,20 @@ options:
     default: present
   cpus:
     description:
-      - Logical CPU numbers, as C(lscpu) counts them, such as V(2-3,6) or a list of them.
+      - Logical CPU numbers, as C(lscpu) counts them, such as V(2-3,6) or a list of them; or V(all but 2),
+        which
+        leaves so many to the host.
       - This is the whole pool; CPUs that are in the pool and not named here go back to the host.
       - CPU 0 is where the host booted and always stays with it. Keep the threads of a core together.
-      - Needed when there is no pool yet. When left out later, the CPUs stay as they are.
+      - This or O(cpu_count) is needed when there is no pool yet. When left out later, the CPUs stay as they
+        are.
     type: raw
+  cpu_count:
+    description:
+      - So many CPUs. Those that instances have, and those that are in the pool already, are among them; the
+        others
+        are chosen by whole cores, high numbers first.
+    type: int
   memory:
     description:
       - Memory in all, as bytes or with V(K), V(M), V(G) or V(T) in powers of 1024, such as V(512M) or
@@ -38,15 +46,20 @@ options:
       - The kernel gives memory back only in the pieces it took. A size that cannot be reached is refused.
       - Needed when there is no pool yet. When left out later, the memory stays as it is.
     type: raw
-  headroom:
-    description: Memory that must remain available to the host.
-    type: str
-    default: 256M
+  devices:
+    description:
+      - PCI addresses, such as V(0000:3b:00.0), of all devices that are to be in the pool.
+      - A change is refused on every kernel that this collection is tested with, because none of them lends
+        devices. When left out, devices that are in the pool stay there.
+    type: list
+    elements: str
 extends_documentation_fragment:
   - mkops.multikernel.attributes
   - mkops.multikernel.attributes.changes
+  - mkops.multikernel.headroom
   - mkops.multikernel.kerf
 seealso:
+  - module: mkops.multikernel.layout
   - module: mkops.multikernel.instance
   - module: mkops.multikernel.info
 author:
@@ -65,6 +78,11 @@ EXAMPLES = r"""
     memory:
       0: 4G
       1: 4G
+
+- name: Give up all but the host's own four CPUs
+  mkops.multikernel.pool:
+    cpus: all but 4
+    memory: 64G
 
 - name: Give everything back
   mkops.multikernel.pool:
@@ -110,8 +128,14 @@ pool:
     free_memory: 536870912
     nodes: {"0": 1073741824}
     devices: []
+steps:
+  description: What was done, or in check mode would be done.
+  returned: success
+  type: list
+  elements: str
+  sample: [set_pool]
 commands:
-  description: The calls of kerf that were made.
+  description: The calls of kerf that were made, or in check mode would be made.
   returned: success
   type: list
   elements: str
@@ -134,103 +158,42 @@ transactions:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.mkops.multikernel.plugins.module_utils._cpuset import parse_cpus
+from ansible_collections.mkops.multikernel.plugins.module_utils._converge import Request, converge
 from ansible_collections.mkops.multikernel.plugins.module_utils._facts import pool_facts
-from ansible_collections.mkops.multikernel.plugins.module_utils._kerf import Attempt, Kerf, host_lock
-from ansible_collections.mkops.multikernel.plugins.module_utils._kernelfs import KernelFs, Paths
+from ansible_collections.mkops.multikernel.plugins.module_utils._kernelfs import Paths
 from ansible_collections.mkops.multikernel.plugins.module_utils._module import (
+    HEADROOM_OPTIONS,
     KERF_OPTIONS,
-    collect,
+    POOL_OPTIONS,
     run_guarded,
 )
-from ansible_collections.mkops.multikernel.plugins.module_utils._plan import (
-    PoolWish,
-    Refused,
-    describe_pool,
-    plan_no_pool,
-    plan_pool,
-)
-from ansible_collections.mkops.multikernel.plugins.module_utils._size import parse_memory, parse_size
-
-
-def parse_pool_memory(value):
-    """Bytes in all, or by NUMA node."""
-    if not isinstance(value, dict):
-        return parse_memory(value)
-    reasons = []
-    nodes = {}
-    for node, size in value.items():
-        if not str(node).isdecimal():
-            reasons.append(f"'{node}' is not a NUMA node")
-            continue
-        nodes[int(node)] = collect(reasons, f"node {node}: ", parse_memory, size)
-    if not nodes and not reasons:
-        reasons.append("no NUMA node is named")
-    if reasons:
-        raise ValueError(*reasons)
-    return nodes
-
-
-def make_wish(params):
-    """The wish and what is wrong with its values."""
-    reasons = []
-    wish = PoolWish(
-        cpus=collect(reasons, "cpus: ", parse_cpus, params["cpus"]),
-        memory=collect(reasons, "memory: ", parse_pool_memory, params["memory"]),
-        headroom=collect(reasons, "headroom: ", parse_size, params["headroom"]) or 0,
-    )
-    return wish, tuple(reasons)
-
-
-def ensure(params, check_mode, kernel, kerf):
-    """Read, plan, apply, re-read."""
-    wish, early = make_wish(params)
-    machine = kernel.read()
-    try:
-        plan = plan_no_pool(machine) if params["state"] == "absent" else plan_pool(wish, machine, early)
-    except Refused as refused:
-        raise Refused(*refused.reasons, *kerf.reasons()) from None
-    result = {"changed": plan.changed, "diff": {"before": plan.before, "after": plan.after}}
-    if plan.changed:
-        if reasons := kerf.reasons():
-            raise Refused(*reasons)
-        if not check_mode:
-            machine = apply(plan, kernel, kerf)
-    return {**result, "pool": pool_facts(machine), "commands": kerf.commands}
-
-
-def apply(plan, kernel, kerf):
-    """One call of kerf; the kernel is asked what came of it, because kerf may say yes to half of a wish."""
-    with Attempt(kernel) as attempt:
-        outcome = kerf.init(plan.cpus, plan.memory, plan.devices)
-        machine = kernel.read()
-        now = describe_pool(machine)
-        if now != plan.after:
-            wrong = f"the pool is now {now or 'empty'} instead of {plan.after or 'empty'}"
-            failure = attempt.failure(wrong, outcome)
-            failure.details["changed"] = now != plan.before
-            raise failure
-    return machine
+from ansible_collections.mkops.multikernel.plugins.module_utils._wish import make_pool_wish
 
 
 def main():
     module = AnsibleModule(
-        argument_spec={
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "cpus": {"type": "raw"},
-            "memory": {"type": "raw"},
-            "headroom": {"type": "str", "default": "256M"},
-            **KERF_OPTIONS,
-        },
+        argument_spec={**POOL_OPTIONS, **HEADROOM_OPTIONS, **KERF_OPTIONS},
         supports_check_mode=True,
     )
-    paths = Paths()
-    kernel = KernelFs(paths)
+    params = module.params
+
+    def make(_machine, _images):
+        wish, reasons = make_pool_wish(params)
+        request = Request(pool=wish, reasons=reasons)
+        request.keep(params)
+        return request
 
     def work():
-        with host_lock(paths):
-            kerf = Kerf.find(module.params["kerf"], kernel)
-            return ensure(module.params, module.check_mode, kernel, kerf)
+        result = converge(Paths(), params["kerf"], module.check_mode, make)
+        plan = result.plan
+        return {
+            "changed": plan.changed,
+            "diff": {"before": plan.before["pool"], "after": plan.after["pool"]},
+            "pool": pool_facts(result.machine),
+            "steps": [step.action for step in plan.steps],
+            "commands": result.commands,
+            "warnings": list(plan.warnings),
+        }
 
     run_guarded(module, "pool", work)
 

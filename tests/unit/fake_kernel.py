@@ -4,7 +4,9 @@
 
 """A host under a directory: the files that a multikernel kernel shows, and a kerf that changes them.
 
-APIC ids are twice the logical numbers, so that taking one for the other shows.
+It keeps the rules that the real ones keep: what they refuse is refused here. APIC ids are twice the logical
+numbers, so that taking one for the other shows; with threads they are as on real machines, where siblings are
+numbered far apart.
 """
 
 from __future__ import annotations
@@ -54,27 +56,46 @@ def device_tree(node: dict) -> bytes:
     return bytes(writer.as_fdt().as_bytearray())
 
 
+class Refusal(Exception):
+    """What kerf or the kernel say no to."""
+
+
 @dataclass
 class FakeInstance:
     id: int
-    cpus: list[int]
+    cpus: list[int]  # the one it starts on first
     base: int
     size: int
     status: str = "ready"
     cmdline: str = ""
+    added: list[tuple[int, int]] = field(default_factory=list)  # further regions: base, size
+    exit_reason: str = "none"
+    epoch: int = 0
+
+    @property
+    def regions(self) -> list[tuple[int, int]]:
+        return [(self.base, self.size), *self.added]
+
+    @property
+    def memory(self) -> int:
+        return sum(size for _base, size in self.regions)
 
 
 @dataclass
 class FakeKernel:
     root: Path
     cpus: int = 4
+    threads: int = 1
     nodes: int = 1
+    caches: int = 1
     memory_mib: int = 2048
     supported: bool = True
     mounted: bool = True
+    series: str = "full"  # this collection's: full, first; or upstream
     tells_logical: bool = True
     tells_cmdline: bool = True
     version: str = "0.4.0"
+    granule: int = 128 * MIB
     pool_cpus: list[int] = field(default_factory=list)  # APIC ids
     chunks: list[tuple[int, int, int]] = field(default_factory=list)  # base, size, node
     instances: dict[str, FakeInstance] = field(default_factory=dict)
@@ -82,6 +103,7 @@ class FakeKernel:
     broken: dict[str, str] = field(default_factory=dict)  # command -> what it says instead of doing anything
     after: dict = field(default_factory=dict)  # command -> called once it has had its effect
     transactions: int = 1
+    shown: dict[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.sync()
@@ -89,15 +111,34 @@ class FakeKernel:
     # The files
 
     def write(self, path: str, content: str | bytes) -> None:
+        data = content.encode() if isinstance(content, str) else content
         target = self.root / path.lstrip("/")
+        if self.shown.get(path) == data and target.exists():
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content.encode() if isinstance(content, str) else content)
+        target.write_bytes(data)
+        self.shown[path] = data
+
+    def apic(self, cpu: int) -> int:
+        if self.threads == 1:
+            return 2 * cpu
+        cores = self.cpus // self.threads
+        return cpu % cores * self.threads + cpu // cores
 
     def node_of(self, cpu: int) -> int:
-        return cpu * self.nodes // self.cpus
+        cores = self.cpus // self.threads
+        return cpu % cores * self.nodes // cores
+
+    def cache_of(self, cpu: int) -> int:
+        cores = self.cpus // self.threads
+        return cpu % cores * self.caches // cores
+
+    @property
+    def logical(self) -> dict[int, int]:
+        return {self.apic(cpu): cpu for cpu in range(self.cpus)}
 
     def sync(self) -> None:
-        online = [cpu for cpu in range(self.cpus) if 2 * cpu not in self.pool_cpus]
+        online = [cpu for cpu in range(self.cpus) if self.apic(cpu) not in self.pool_cpus]
         available = self.memory_mib * 1024 - sum(size for _base, size, _node in self.chunks) // 1024
         self.write("/proc/filesystems", "nodev\tsysfs\n" + ("nodev\tmultikernel\n" if self.supported else ""))
         self.write(
@@ -110,15 +151,27 @@ class FakeKernel:
         self.write("/proc/sys/kernel/random/boot_id", "11111111-2222-3333-4444-555555555555\n")
         self.write(
             "/proc/cpuinfo",
-            "".join(f"processor\t: {cpu}\nvendor_id\t: Any\napicid\t\t: {2 * cpu}\n\n" for cpu in online),
+            "".join(
+                f"processor\t: {cpu}\nvendor_id\t: Any\nphysical id\t: 0\n"
+                f"core id\t\t: {cpu % (self.cpus // self.threads)}\napicid\t\t: {self.apic(cpu)}\n\n"
+                for cpu in online
+            ),
         )
-        self.write("/sys/devices/system/cpu/present", format_cpus(online) + "\n")
+        at = "/sys/devices/system/cpu"
+        self.write(f"{at}/present", format_cpus(range(self.cpus)) + "\n")
+        self.write(f"{at}/smt/control", "on\n" if self.threads > 1 else "notsupported\n")
+        for cpu in online:
+            sharing = [other for other in online if self.cache_of(other) == self.cache_of(cpu)]
+            self.write(f"{at}/cpu{cpu}/cache/index3/level", "3\n")
+            self.write(f"{at}/cpu{cpu}/cache/index3/shared_cpu_list", format_cpus(sharing) + "\n")
         for node in range(self.nodes):
-            here = [cpu for cpu in online if self.node_of(cpu) == node]
             path = f"/sys/devices/system/node/node{node}"
-            self.write(f"{path}/cpulist", format_cpus(here) + "\n")
+            for cpu in range(self.cpus):
+                if self.node_of(cpu) == node:
+                    self.write(f"{path}/cpu{cpu}/online", "")
             self.write(f"{path}/meminfo", f"Node {node} MemFree:  {available // self.nodes} kB\n")
-        self.write("/dev/kmsg", b"")
+        if not (self.root / "dev/kmsg").exists():
+            self.write("/dev/kmsg", b"")
         if self.tells_cmdline:
             rows = [
                 f'{one.id:5d}  multikernel  0x000040000000         4  file  "{one.cmdline}"\n'
@@ -141,32 +194,46 @@ class FakeKernel:
             if self.pool_cpus:
                 resources["cpus"] = u64(*self.pool_cpus)
             if self.tells_logical:
-                resources["cpus-logical"] = u32(*(apic // 2 for apic in self.pool_cpus))
+                resources["cpus-logical"] = u32(*(self.logical[apic] for apic in self.pool_cpus))
             if free:
                 resources["cpus-available"] = u64(*free)
             for base, size, node in self.chunks:
                 resources[f"memory@{base:x}"] = {"reg": u64(base, size), "numa-node-id": u32(node)}
         else:
-            resources["cpus"] = u64(*(2 * cpu for cpu in range(self.cpus)))
-        self.write("/sys/fs/multikernel/device_tree", device_tree({"id": u32(0), "resources": resources}))
+            resources["cpus"] = u64(*(self.apic(cpu) for cpu in range(self.cpus)))
+        root: dict = {"id": u32(0), "resources": resources}
+        if self.series != "upstream":
+            root["implementation"] = "mkops,multikernel-1"
+        if self.series == "full":
+            root["memory-granule"] = u64(self.granule)
+        self.write("/sys/fs/multikernel/device_tree", device_tree(root))
 
         instances = self.root / "sys/fs/multikernel/instances"
-        shutil.rmtree(instances, ignore_errors=True)
-        instances.mkdir(parents=True)
+        instances.mkdir(parents=True, exist_ok=True)
+        for path in instances.iterdir():
+            if path.name not in self.instances:
+                shutil.rmtree(path)
         for name, one in self.instances.items():
             at = f"/sys/fs/multikernel/instances/{name}"
             self.write(f"{at}/id", f"{one.id}\n")
             self.write(f"{at}/status", f"{one.status}\n")
-            own = {"cpus": u64(*one.cpus), "memory-base": u64(one.base), "memory-bytes": u64(one.size)}
+            own = {"cpus": u64(*one.cpus), "memory-base": u64(one.base), "memory-bytes": u64(one.memory)}
             self.write(f"{at}/device_tree", device_tree({"model": name, "id": u32(one.id), "resources": own}))
+            if self.series == "full":
+                self.write(f"{at}/exit_reason", f"{one.exit_reason}\n")
+                self.write(f"{at}/epoch", f"{one.epoch}\n")
+                age = "heartbeat_age_ms 300\n" if one.status == "active" else ""
+                restarts = max(one.epoch - 1, 0)
+                self.write(f"{at}/stats", f"spawn_epoch {one.epoch}\nrestarts {restarts}\n{age}new and odd\n")
 
         lines = ["00001000-0009ffff : System RAM"]
         for base, size, _node in self.chunks:
             lines.append(f"{base:08x}-{base + size - 1:08x} : Multikernel Memory Pool")
             lines += [
-                f"  {one.base:08x}-{one.base + one.size - 1:08x} : mk-instance-{one.id}-{name}-region-0"
+                f"  {start:08x}-{start + length - 1:08x} : mk-instance-{one.id}-{name}-region-{number}"
                 for name, one in self.instances.items()
-                if base <= one.base < base + size
+                for number, (start, length) in enumerate(one.regions)
+                if base <= start < base + size
             ]
         self.write("/proc/iomem", "\n".join(lines) + "\n")
 
@@ -187,13 +254,19 @@ class FakeKernel:
         if command == "--version":
             return Outcome(" ".join(argv), 0, f"kerf, version {self.version}\n")
         names = [word for word in words if not word.startswith("--")]
-        options = dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
+        pairs = [word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word]
+        options = {name.replace("-", "_"): value for name, value in pairs}
         flags = [word for word in words if word.startswith("--") and "=" not in word]
         if command in self.broken:
             self.log(f"reason of {command}")
             self._transaction("failed")
             return Outcome(" ".join(argv), 1, "", self.broken[command])
-        getattr(self, f"kerf_{command}")(*names, **options, flags=flags)
+        try:
+            getattr(self, f"kerf_{command}")(*names, **options, flags=flags)
+        except Refusal as refusal:
+            self.log(str(refusal))
+            self._transaction("failed", str(refusal))
+            return Outcome(" ".join(argv), 1, "", f"Error: {refusal}")
         self.sync()
         if command in self.after:
             self.after[command](self)
@@ -204,14 +277,42 @@ class FakeKernel:
         """The calls that change something, without the path of kerf."""
         return [call[1:] for call in self.calls if call[1] != "--version"]
 
-    def _transaction(self, status: str) -> None:
+    def _transaction(self, status: str, error: str = "") -> None:
         self.transactions += 1
-        self.write(f"/sys/fs/multikernel/overlays/tx_{self.transactions}/status", f"{status}\n")
+        at = f"/sys/fs/multikernel/overlays/tx_{self.transactions}"
+        self.write(f"{at}/status", f"{status}\n")
+        if error and self.series != "upstream":
+            self.write(f"{at}/error", f"{error}\n")
+
+    def _refuse_unless(self, holds: bool, why: str) -> None:
+        if not holds:
+            raise Refusal(why)
+
+    def gaps(self) -> list[tuple[int, int, int]]:
+        """Begin, end and node of what is free."""
+        found = []
+        used = sorted(region for one in self.instances.values() for region in one.regions)
+        for base, size, node in sorted(self.chunks):
+            begin = base
+            for start, length in used:
+                if base <= start < base + size:
+                    found.append((begin, start, node))
+                    begin = start + length
+            found.append((begin, base + size, node))
+        return [gap for gap in found if gap[1] > gap[0]]
+
+    def free_cpus(self) -> set[int]:
+        return set(self.pool_cpus) - {apic for one in self.instances.values() for apic in one.cpus}
 
     def kerf_init(self, cpus: str, memory: str, devices: str, flags: list[str]) -> None:
         assert not flags
+        wanted_cpus = set() if cpus == "none" else set(map(int, cpus.split(",")))
+        lent = {apic for one in self.instances.values() for apic in one.cpus}
+        self._refuse_unless(self.apic(0) not in wanted_cpus, "the boot CPU stays")
+        self._refuse_unless(wanted_cpus <= set(self.logical), "no such CPU")
+        self._refuse_unless(lent <= wanted_cpus, "a CPU is lent")
         self._transaction("applied")
-        self.pool_cpus = [] if cpus == "none" else sorted(map(int, cpus.split(",")))
+        self.pool_cpus = sorted(wanted_cpus, key=self.logical.get)
         wanted = {} if memory == "none" else dict(reversed(part.split("@")) for part in memory.split(","))
         for node in range(self.nodes):
             want = int(wanted.get(str(node), 0))
@@ -219,39 +320,77 @@ class FakeKernel:
             have = sum(size for _base, size, _node in held)
             if want > have:
                 end = max([base + size for base, size, _node in self.chunks], default=POOL_BASE)
-                self.chunks.append((end, want - have, node))
+                self.chunks.append((-(-end // self.granule) * self.granule, want - have, node))
+            regions = [region for one in self.instances.values() for region in one.regions]
             for chunk in sorted(held, key=lambda chunk: -chunk[1]):
-                busy = any(chunk[0] <= one.base < chunk[0] + chunk[1] for one in self.instances.values())
+                busy = any(chunk[0] <= base < chunk[0] + chunk[1] for base, _size in regions)
                 if not busy and chunk[1] <= have - want:
                     self.chunks.remove(chunk)
                     have -= chunk[1]
 
-    def kerf_create(self, name: str, cpus: str, memory: str, flags: list[str], id: str = "") -> None:
-        self._transaction("applied")
+    def kerf_create(
+        self, name: str, cpus: str, memory: str, flags: list[str], id: str = "", numa_nodes: str = ""
+    ) -> None:
         used = {one.id for one in self.instances.values()}
         number = int(id) if id else next(number for number in range(1, 512) if number not in used)
-        base = max(
-            [one.base + one.size for one in self.instances.values()],
-            default=min(base for base, *_ in self.chunks),
-        )
-        self.instances[name] = FakeInstance(number, sorted(map(int, cpus.split(","))), base, int(memory))
+        wanted = sorted(map(int, cpus.split(",")))
+        self._refuse_unless(name not in self.instances, "the name is in use")
+        self._refuse_unless(number not in used, "the id is in use")
+        self._refuse_unless(set(wanted) <= self.free_cpus(), "a CPU is not free")
+        left, regions = int(memory), []
+        gaps = [gap for gap in self.gaps() if numa_nodes in ("", str(gap[2]))]
+        fitting = [gap for gap in gaps if gap[1] - gap[0] >= left]
+        self._refuse_unless(bool(fitting) or self.series == "full", "no memory")
+        for begin, end, _node in fitting[:1] or sorted(gaps, key=lambda gap: gap[0] - gap[1]):
+            if left:
+                regions.append((begin, min(end - begin, left)))
+                left -= regions[-1][1]
+        self._refuse_unless(not left, "no memory")
+        self._transaction("applied")
+        self.instances[name] = FakeInstance(number, wanted, *regions[0], added=regions[1:])
+
+    def kerf_update(self, name: str, flags: list[str], cpus: str = "", memory: str = "") -> None:
+        one = self.instances[name]
+        self._refuse_unless(self.series != "first", "not yet")
+        if cpus:
+            wanted = set(map(int, cpus.split(",")))
+            kept = [apic for apic in one.cpus if apic in wanted]
+            self._refuse_unless(wanted - set(kept) <= self.free_cpus(), "a CPU is not free")
+            self._refuse_unless(bool(kept), "the last CPU stays")
+            self._refuse_unless(one.status != "active" or kept[0] == one.cpus[0], "the boot CPU stays")
+            one.cpus = [*kept, *sorted(wanted - set(kept))]
+        if memory:
+            more = int(memory) - one.memory
+            if more > 0:
+                self._refuse_unless(more % self.granule == 0, "not a multiple of the granule")
+                begins = [
+                    begin
+                    for first, end, _node in self.gaps()
+                    for begin in [(end - more) // self.granule * self.granule]
+                    if begin >= first
+                ]
+                self._refuse_unless(bool(begins), "no free range that large")
+                one.added.append((max(begins), more))
+            while more < 0 and one.added:
+                more += one.added.pop()[1]
+            self._refuse_unless(more >= 0, "whole regions only")
+        self._transaction("applied")
 
     def kerf_load(
         self, name: str, kernel: str, flags: list[str], initrd: str = "", cmdline: str = ""
     ) -> None:
         one = self.instances[name]
-        assert one.status == "ready"
+        self._refuse_unless(one.status == "ready", "busy")
         one.status = "loaded"
         words = cmdline.split()
         has_console = any(word.startswith("console=") for word in words)
         one.cmdline = cmdline if has_console else " ".join([*words, "console=mktty0"])
 
         def note(path: str) -> dict | None:
-            return (
-                {"path": path, "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
-                if path
-                else None
-            )
+            if not path:
+                return None
+            data = Path(path).read_bytes()
+            return {"path": path, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
         self.write(
             f"/var/lib/kerf/instances/{name}.json",
@@ -259,18 +398,27 @@ class FakeKernel:
         )
 
     def kerf_start(self, name: str, flags: list[str]) -> None:
-        assert self.instances[name].status == "loaded"
-        self.instances[name].status = "active"
+        one = self.instances[name]
+        self._refuse_unless(one.status == "loaded", "not loaded")
+        one.status, one.exit_reason = "active", "none"
+        one.epoch += 1
 
     def kerf_kill(self, name: str, flags: list[str]) -> None:
-        assert self.instances[name].status == "active"
-        self.instances[name].status = "loaded"
+        one = self.instances[name]
+        self._refuse_unless(one.status == "active", "not running")
+        one.status = "loaded"
+        one.exit_reason = "forced" if "--force" in flags else "clean: power off"
 
     def kerf_unload(self, name: str, flags: list[str]) -> None:
-        assert self.instances[name].status == "loaded"
+        self._refuse_unless(self.instances[name].status == "loaded", "not loaded")
         self.instances[name].status = "ready"
+        self._forget(name)
 
     def kerf_delete(self, name: str, flags: list[str]) -> None:
-        assert self.instances[name].status in ("ready", "empty", "failed")
+        self._refuse_unless(self.instances[name].status in ("ready", "empty", "failed"), "in use")
         self._transaction("applied")
         del self.instances[name]
+        self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        (self.root / f"var/lib/kerf/instances/{name}.json").unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils._console import 
     last_lines,
 )
 from ansible_collections.mkops.multikernel.plugins.module_utils._kernelfs import Paths
-from ansible_collections.mkops.multikernel.plugins.module_utils._plan import compile_pattern
+from ansible_collections.mkops.multikernel.plugins.module_utils._wish import compile_pattern
 
 
 @pytest.fixture

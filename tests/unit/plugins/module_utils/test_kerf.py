@@ -12,16 +12,19 @@ import time
 import pytest
 
 from ansible_collections.mkops.multikernel.plugins.module_utils import _kerf
+from ansible_collections.mkops.multikernel.plugins.module_utils._errors import Failure
 from ansible_collections.mkops.multikernel.plugins.module_utils._kerf import (
     Attempt,
     Kerf,
-    KerfError,
     Outcome,
-    host_lock,
     run_argv,
     wait_until,
+    words_of,
 )
 from ansible_collections.mkops.multikernel.plugins.module_utils._kernelfs import KernelFs, Paths
+from ansible_collections.mkops.multikernel.plugins.module_utils._lock import host_lock
+from ansible_collections.mkops.multikernel.plugins.module_utils._steps import Step
+from ansible_collections.mkops.multikernel.plugins.module_utils._wish import Image, InstanceWish
 
 
 class Script:
@@ -49,42 +52,67 @@ def make_kerf(paths):
     return lambda *outcomes: Kerf("/k/kerf", KernelFs(paths), Script(*outcomes))
 
 
+KERNEL, INITRD = Image("/k", 1, "k1"), Image("/i", 1, "i1")
+
+
+def step(action, cpus=(), memory=0, name="web", **other):
+    return Step(action, name, cpus=frozenset(cpus), memory=memory, **other)
+
+
+def pool(cpus, memory, devices=()):
+    return step("set_pool", cpus, memory, name="", devices=devices)
+
+
 @pytest.mark.parametrize(
-    ("method", "arguments", "argv"),
+    ("what", "wish", "words"),
     [
-        ("init", [[4, 6], {0: 4096, 1: 8192}, []], "init --cpus=4,6 --memory=4096@0,8192@1 --devices=none"),
-        ("init", [[4], {0: 4096, 1: 0}, ["0:5", "0:6"]], "init --cpus=4 --memory=4096@0 --devices=0:5,0:6"),
-        ("init", [[], {}, []], "init --cpus=none --memory=none --devices=none"),
-        ("create", ["web", [4, 6], 4096], "create web --cpus=4,6 --memory=4096"),
-        ("create", ["web", [4], 4096, 7], "create web --cpus=4 --memory=4096 --id=7"),
-        ("load", ["web", "/k", None, ""], "load web --kernel=/k"),
-        ("load", ["web", "/k", "/i", "quiet"], "load web --kernel=/k --initrd=/i --cmdline=quiet"),
-        ("start", ["web"], "start web"),
-        ("kill", ["web", False], "kill web"),
-        ("kill", ["web", True], "kill web --force"),
-        ("unload", ["web"], "unload web"),
-        ("delete", ["web"], "delete web"),
+        # Always all three: what is left out of init goes back to the host.
+        (pool([6, 4], {0: 4096, 1: 8192}), None, "init --cpus=4,6 --memory=4096@0,8192@1 --devices=none"),
+        (pool([4], {0: 4096}, ("0:5", "0:6")), None, "init --cpus=4 --memory=4096@0 --devices=0:5,0:6"),
+        (pool([], {}), None, "init --cpus=none --memory=none --devices=none"),
+        (step("create", [4, 6], 4096), None, "create web --cpus=4,6 --memory=4096"),
+        (step("create", [4], 4096), {"id": 7}, "create web --cpus=4 --memory=4096 --id=7"),
+        (step("create", [4], 4096, node=1), {}, "create web --cpus=4 --memory=4096 --numa-nodes=1"),
+        # One resource per call: should it fail half-way, the other is as it was.
+        (step("set_cpus", [4, 6], 4096), {}, "update web --cpus=4,6"),
+        (step("set_memory", [4, 6], 4096), {}, "update web --memory=4096"),
+        (step("load"), {"kernel": KERNEL}, "load web --kernel=/k"),
+        (
+            step("load"),
+            {"kernel": KERNEL, "initrd": INITRD, "cmdline": "quiet"},
+            "load web --kernel=/k --initrd=/i --cmdline=quiet",
+        ),
+        (step("start"), {}, "start web"),
+        (step("kill"), {}, "kill web"),
+        (step("unload"), {}, "unload web"),
+        (step("delete"), None, "delete web"),
     ],
 )
-def test_calls(make_kerf, method, arguments, argv):
-    kerf = make_kerf(Outcome("as run", 0))
-    assert getattr(kerf, method)(*arguments).rc == 0
-    assert [call for call, _timeout in kerf.run.calls] == [["/k/kerf", *argv.split(" ")]]
-    assert kerf.commands == ["as run"]
+def test_words(what, wish, words):
+    assert words_of(what, None if wish is None else InstanceWish("web", **wish)) == tuple(words.split(" "))
+
+
+def test_words_of_force():
+    assert words_of(step("kill"), force=True) == ("kill", "web", "--force")
+    assert words_of(step("delete"), force=True) == ("delete", "web")
 
 
 def test_a_command_line_stays_one_argument(make_kerf):
+    wish = InstanceWish("web", kernel=KERNEL, cmdline='a="b c" $(reboot)')
+    words = words_of(step("load"), wish)
+    assert words[-1] == '--cmdline=a="b c" $(reboot)'
     kerf = make_kerf()
-    kerf.load("web", "/k", None, 'a="b c" $(reboot)')
-    assert kerf.run.calls[0][0][-1] == '--cmdline=a="b c" $(reboot)'
+    kerf.call(words)
+    assert kerf.run.calls == [(["/k/kerf", *words], 120)]
+    assert kerf.line(words) == """/k/kerf load web --kernel=/k '--cmdline=a="b c" $(reboot)'"""
 
 
 def test_time_outs_are_longer_than_the_kernels(make_kerf):
     kerf = make_kerf()
-    kerf.kill("web", False)
-    kerf.kill("web", False, 45)
-    kerf.start("web")
-    assert [timeout for _argv, timeout in kerf.run.calls] == [60, 45, 120]
+    kerf.call(("start", "web"))
+    kerf.call(("kill", "web"), 45)
+    assert [timeout for _argv, timeout in kerf.run.calls] == [120, 45]
+    assert _kerf.HALT_TIMEOUT > 30
 
 
 @pytest.mark.parametrize(
@@ -92,8 +120,15 @@ def test_time_outs_are_longer_than_the_kernels(make_kerf):
     [
         (Outcome("", 0, "kerf, version 0.4.0\n"), None),
         (Outcome("", 0, "kerf, version 0.4.7\n"), None),
-        (Outcome("", 0, "kerf, version 0.3.0\n"), "kerf 0.3.0 at /k/kerf is not supported"),
-        (Outcome("", 0, "kerf, version 0.5.0\n"), "kerf 0.5.0 at /k/kerf is not supported"),
+        (
+            Outcome("", 0, "kerf, version 0.3.0\n"),
+            "kerf 0.3.0 at /k/kerf cannot be used, only 0.4 is supported: it starts",
+        ),
+        (
+            Outcome("", 0, "kerf, version 0.5.0\n"),
+            "kerf 0.5.0 at /k/kerf cannot be used, only 0.4 is supported: it loads",
+        ),
+        (Outcome("", 0, "kerf, version 1.0.0\n"), "only 0.4 is supported, and this one is not known"),
         (Outcome("", 0, ""), "failed"),
         (Outcome("", 1, "", "No module named click"), "No module named click"),
         (FileNotFoundError(2, "No such file or directory"), "No such file or directory"),
@@ -105,6 +140,46 @@ def test_version(make_kerf, answer, word):
     assert all(word in reason and "role mkops.multikernel.host" in reason for reason in reasons)
 
 
+def test_the_version_is_taken_from_the_notes_of_its_environment(make_kerf, tmp_path):
+    tool = tmp_path / "bin" / "kerf"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\n")
+    tool.chmod(0o755)
+    kerf = make_kerf(Outcome("", 0, "kerf, version 0.4.0\n"))
+    kerf.path = str(tool)
+    packages = tmp_path / "lib/python3.13/site-packages"
+    (packages / "kerf_multikernel-0.5.0.dist-info").mkdir(parents=True)
+    assert "kerf 0.5.0 at" in kerf.reasons()[0]
+    assert kerf.run.calls == []
+    # Of two notes, one is wrong.
+    (packages / "kerf_multikernel-0.4.0.dist-info").mkdir()
+    assert kerf.reasons() == []
+    assert len(kerf.run.calls) == 1
+
+
+def test_what_a_killed_run_has_started_keeps_the_host_locked(paths, tmp_path):
+    """The lock goes with the kerf that is called while it is held."""
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from ansible_collections.mkops.multikernel.plugins.module_utils._kerf import run_argv\n"
+        "from ansible_collections.mkops.multikernel.plugins.module_utils._lock import host_lock\n"
+        "with host_lock(Path(sys.argv[1])):\n"
+        "    run_argv(['sh', '-c', sys.argv[2]], 30)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    ended = tmp_path / "ended"
+    killed = subprocess.run(
+        [sys.executable, "-c", code, str(paths.lock), f"(sleep 1; touch {ended}) >/dev/null 2>&1 &"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert killed.returncode == -9
+    assert not ended.exists()
+    with host_lock(paths.lock, 10):
+        assert ended.exists()
+
+
 BUSY = Outcome("", 1, "", "Error: Could not acquire lock after 10 attempts. ...")
 
 
@@ -113,7 +188,7 @@ def test_a_stale_lock_is_removed(make_kerf, paths):
     lock.parent.mkdir(parents=True)
     lock.touch()
     kerf = make_kerf(BUSY, Outcome("", 0))
-    assert kerf.delete("web").rc == 0
+    assert kerf.call(("delete", "web")).rc == 0
     assert not lock.exists()
     assert len(kerf.run.calls) == 2
 
@@ -129,7 +204,7 @@ def test_the_lock_of_a_running_kerf_stays(make_kerf, paths, cmdline):
     process.parent.mkdir(parents=True)
     process.write_bytes(cmdline)
     kerf = make_kerf(BUSY)
-    assert kerf.delete("web").rc == 1
+    assert kerf.call(("delete", "web")).rc == 1
     assert lock.exists()
     assert len(kerf.run.calls) == 1
 
@@ -139,7 +214,7 @@ def test_no_second_try_for_other_errors(make_kerf, paths):
     lock.parent.mkdir(parents=True)
     lock.touch()
     kerf = make_kerf(Outcome("", 1, "", "Error: Instance 'web' does not exist"))
-    assert kerf.delete("web").rc == 1
+    assert kerf.call(("delete", "web")).rc == 1
     assert lock.exists()
 
 
@@ -189,11 +264,11 @@ def test_host_lock_excludes_other_processes(paths):
         [sys.executable, "-c", code, str(paths.lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(KerfError, match="held by another run"), host_lock(paths, 0.3):
+        with pytest.raises(Failure, match="held by another run"), host_lock(paths.lock, 0.3):
             pytest.fail("two runs at once")
         holder.stdin.close()
         holder.wait()
-    with host_lock(paths, 0.3):
+    with host_lock(paths.lock, 0.3):
         pass
 
 

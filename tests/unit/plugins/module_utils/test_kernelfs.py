@@ -4,19 +4,24 @@
 
 from __future__ import annotations
 
+import os
+import struct
+import time
+
 import pytest
 
-from ansible_collections.mkops.multikernel.plugins.module_utils import _kernelfs
+from ansible_collections.mkops.multikernel.plugins.module_utils._fdt import parse_fdt
 from ansible_collections.mkops.multikernel.plugins.module_utils._kernelfs import (
     KernelFs,
     KernelFsError,
     Paths,
-    Tree,
+    cache_shift,
     parse_choice,
     parse_iomem,
     parse_kimage,
     parse_meminfo,
     parse_pool,
+    parse_stats,
 )
 from ansible_collections.mkops.multikernel.plugins.module_utils._machine import Chunk, Pool, Region
 from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import (
@@ -30,7 +35,7 @@ from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import (
 
 
 def tree(content):
-    return Tree(device_tree(content), "a test")
+    return parse_fdt(device_tree(content))
 
 
 def reader(host):
@@ -58,7 +63,7 @@ def test_pool_and_instances(make_host):
     assert machine.pool.free_cpus == (4,)
     assert machine.pool.memory == {0: 512 * MIB}
     assert machine.pool.free_memory == 384 * MIB
-    assert not machine.pool.is_idle(machine.pool.chunks[0])
+    assert machine.granule == 128 * MIB
     instance = machine.instances["a-b-region-1"]
     assert (instance.id, instance.status, instance.cpus, instance.memory) == (3, "active", (6,), 128 * MIB)
     assert instance.cmdline == "quiet console=mktty0"
@@ -87,7 +92,7 @@ def test_logical_numbers_without_the_kernels_help(make_host):
 def test_numa(make_host):
     host = make_host(nodes=2, pool_cpus=[6], chunks=[(POOL_BASE, 64 * MIB, 1)])
     machine = reader(host).read()
-    assert machine.topology.node == {0: 0, 1: 0, 2: 1}
+    assert machine.topology.node == {0: 0, 2: 0, 4: 1, 6: 1}  # also of the CPU in the pool
     assert set(machine.node_memory) == {0, 1}
     assert machine.pool.memory == {1: 64 * MIB}
 
@@ -126,6 +131,10 @@ def test_records_of_kerf_only_count_for_loaded_images(make_host):
     host.instances["one"].status = "loaded"
     host.sync()
     assert reader(host).read().instances["one"].kernel == {"sha256": "f00"}
+    record = host.root / "var/lib/kerf/instances/one.json"
+    old = time.time() - 3600  # the host is up for two minutes
+    os.utime(record, (old, old))
+    assert reader(host).read().instances["one"].kernel == {}
     host.write("/var/lib/kerf/instances/one.json", "{broken")
     assert reader(host).read().instances["one"].kernel == {}
 
@@ -144,10 +153,89 @@ def test_a_broken_tree_is_named(host, read):
         read()
 
 
-def test_libfdt_missing(read, monkeypatch):
-    monkeypatch.setattr(_kernelfs, "libfdt", None)
-    with pytest.raises(KernelFsError, match="install the package python3-libfdt"):
+def test_trees_with_odd_properties(host, read):
+    host.write("/sys/fs/multikernel/device_tree", device_tree({"resources": {"cpus-available": bytes(7)}}))
+    with pytest.raises(KernelFsError, match=r"cpus.* 7 bytes"):
         read()
+
+
+def test_an_empty_tree_is_no_pool(host, read):
+    host.write("/sys/fs/multikernel/device_tree", b"")
+    assert read().pool == Pool()
+
+
+def test_an_instance_that_goes_while_it_is_read(make_host):
+    host = make_host(instances={"one": FakeInstance(1, [4], POOL_BASE, 64 * MIB)})
+    host.write("/sys/fs/multikernel/instances/one/id", "")
+    assert reader(host).read().instances == {}
+
+
+@pytest.mark.parametrize(
+    ("series", "name", "resizes", "epoch"),
+    [
+        ("full", "this collection's series", True, 3),
+        ("first", "this collection's series, first form", False, None),
+        ("upstream", "Multikernel Linux", True, None),
+    ],
+)
+def test_interfaces_are_probed(make_host, series, name, resizes, epoch):
+    host = make_host(
+        series=series,
+        pool_cpus=[4],
+        chunks=[(POOL_BASE, 64 * MIB, 0)],
+        instances={
+            "one": FakeInstance(1, [4], POOL_BASE, 64 * MIB, "loaded", exit_reason="panic: oh", epoch=3)
+        },
+    )
+    machine = reader(host).read()
+    assert (machine.interface.name, machine.interface.resizes) == (name, resizes)
+    one = machine.instances["one"]
+    assert one.epoch == epoch
+    assert one.exit_reason == ("panic: oh" if epoch else None)
+    assert one.stats == ({"spawn_epoch": 3, "restarts": 2} if epoch else {})
+    assert machine.granule == 128 * MIB
+
+
+def test_the_granule_of_kernels_that_do_not_tell_it(make_host):
+    host = make_host(series="upstream")
+    host.write("/sys/devices/system/memory/block_size_bytes", "80000000\n")
+    assert reader(host).read().granule == 2048 * MIB
+
+
+def test_cores_and_caches_of_pooled_cpus(make_host):
+    # Eight CPUs: four cores of two threads, two caches; logical 0-3 are first threads, 4-7 second ones.
+    host = make_host(cpus=8, threads=2, nodes=2, caches=2, pool_cpus=[2, 3, 6, 7])
+    topology = reader(host).read().topology
+    assert topology.physical == {0: 0, 4: 1, 1: 2, 5: 3, 2: 4, 6: 5, 3: 6, 7: 7}
+    assert topology.core == {0: 0, 1: 0, 2: 1, 3: 1, 4: 2, 5: 2, 6: 3, 7: 3}
+    assert topology.cache == {0: 0, 1: 0, 2: 0, 3: 0, 4: 1, 5: 1, 6: 1, 7: 1}
+    assert topology.node == {0: 0, 1: 0, 2: 0, 3: 0, 4: 1, 5: 1, 6: 1, 7: 1}
+
+
+def test_a_cache_that_only_the_host_shows_says_nothing_about_others(make_host):
+    host = make_host(cpus=8, threads=2, caches=2, pool_cpus=[4, 5, 6, 7])
+    assert set(reader(host).read().topology.cache) == {0, 1, 2, 3}
+    # CPUID leaf 4, third-level cache, ids for four threads: the module cpuid tells exactly.
+    leaf = struct.pack("<4I", 3 << 14 | 3 << 5 | 3, 0, 0, 0)
+    path = host.root / "dev/cpu/0/cpuid"
+    path.parent.mkdir(parents=True)
+    with path.open("wb") as file:
+        file.seek(4 | 3 << 32)
+        file.write(leaf)
+    assert reader(host).read().topology.cache[4] == 1
+
+
+@pytest.mark.parametrize(
+    ("eax", "shift"),
+    [(3 << 14 | 3 << 5 | 3, 2), (0 << 14 | 3 << 5, 0), (63 << 14 | 3 << 5 | 3, 6), (3 << 14 | 2 << 5, None)],
+)
+def test_cache_shift(eax, shift):
+    assert cache_shift(struct.pack("<4I", eax, 0, 0, 0)) == shift
+    assert cache_shift(b"") is None
+
+
+def test_stats():
+    assert parse_stats("a 1\nb -\nodd\nc 2 3\nd 4\n") == {"a": 1, "d": 4}
 
 
 def test_pool_of_old_trees_has_narrow_cpus():
@@ -195,7 +283,10 @@ def test_pool_regions_are_those_inside_its_chunks():
 def test_transactions(host):
     for number, status in ((2, "applied"), (10, "failed")):
         host.write(f"/sys/fs/multikernel/overlays/tx_{number}/status", f"{status}\n")
-    assert reader(host).transactions() == {2: "applied", 10: "failed"}
+    host.write("/sys/fs/multikernel/overlays/tx_10/error", "why\n")
+    host.write("/sys/fs/multikernel/overlays/new", "")
+    assert reader(host).transactions() == {2, 10}
+    assert (reader(host).transaction(2), reader(host).transaction(10)) == ("applied", "failed: why")
 
 
 def test_iomem():

@@ -1,0 +1,157 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """What is wished of an instance."""
+
+    DOCUMENTATION = r"""
+options:
+  name:
+    description: Name of the instance. Letters, digits, V(.), V(_) and V(-), at most 63.
+    type: str
+    required: true
+  state:
+    description:
+      - V(present) reserves CPUs and memory. A loaded or running instance is left as it is.
+      - V(loaded) also loads the kernel. A running instance is left running.
+      - V(started) also runs it.
+      - V(stopped) means that it does not run. With O(kernel) it is loaded as well.
+      - V(absent) stops it, unloads the kernel and gives CPUs and memory back to the pool.
+    type: str
+    choices: [present, loaded, started, stopped, absent]
+    default: present
+  cpus:
+    description:
+      - Logical CPU numbers of the pool, such as V(2-3) or a list of them.
+      - This or O(cpu_count) is needed to create the instance. When both are left out later, it keeps what
+        it has.
+      - A running instance keeps the CPU that it was started on, the first one, or has to be restarted.
+    type: raw
+  cpu_count:
+    description: So many CPUs of the pool. Those that the instance has are among them.
+    type: int
+  cpu_policy:
+    description:
+      - Which CPUs O(cpu_count) chooses. Several policies hold together.
+      - V(cores) takes whole cores, V(node) takes all from one NUMA node, V(cache) takes CPUs whose last-level
+        cache no other kernel uses, the host included; the cache's other CPUs then stay idle. Where these do
+        not
+        hold any more for the CPUs that an instance has, others are chosen.
+      - V(spread) takes one after the other from different nodes, caches and cores. What is there is not moved
+        for it.
+      - Without a policy, CPUs are taken as near to each other as they can be had, in cores that no other
+        kernel
+        uses if possible.
+    type: list
+    elements: str
+    choices: [cores, node, spread, cache]
+  memory:
+    description:
+      - Bytes, or a number with V(K), V(M), V(G) or V(T) in powers of 1024, such as V(512M).
+      - Needed to create the instance.
+      - It grows in place in steps of the kernel's granule, usually 128 MiB, and shrinks by the pieces in
+        which it
+        grew. Any other change means that the instance is made anew.
+    type: str
+  id:
+    description: Number of the instance, 1 to 511. The kernel chooses one when this is left out.
+    type: int
+  kernel:
+    description:
+      - File on the host, an uncompressed C(vmlinux) for x86-64, or a bzImage that kerf unpacks.
+      - The host's own kernel, or one built from the same source, is what is known to work.
+      - Compared by SHA-256 with what kerf noted when it loaded the image.
+      - When left out, a loaded kernel is left as it is.
+    type: path
+  initrd:
+    description: Initramfs on the host, a cpio archive, plain or compressed. Left out with O(kernel) means
+      none.
+    type: path
+  cmdline:
+    description:
+      - Kernel command line.
+      - Compared with C(/proc/kimage) where the kernel has it; where not, a change of it alone goes
+        unnoticed.
+    type: str
+  console:
+    description:
+      - Device of the console, added to O(cmdline). V(mktty0) when neither names one; V(ttynull) silences it.
+    type: str
+  network:
+    description: Address of the spawned kernel, added to O(cmdline) as the kernel's C(ip=).
+    type: dict
+    suboptions:
+      address:
+        description: IPv4 address, or V(dhcp).
+        type: str
+        required: true
+      netmask:
+        description: Netmask, V(255.255.255.0) when left out.
+        type: str
+      gateway:
+        description: Address of the gateway.
+        type: str
+      device:
+        description: Network device in the spawned kernel. When left out, it takes the first.
+        type: str
+      hostname:
+        description: Its host name.
+        type: str
+  labels:
+    description:
+      - Names and values of your own, for inventories and queries. They are words C(label.NAME=VALUE) of the
+        command
+        line, so that the running kernel itself keeps them; changing one is a change of the command line.
+    type: dict
+  restart:
+    description:
+      - What O(state=started) does with an instance that has run and does not any more.
+      - V(always) starts it. V(on-failure) starts it unless it ended cleanly or was stopped. V(never) lets it
+        rest.
+      - V(on-failure) and V(never) need a kernel that tells how an instance ended.
+    type: str
+    choices: [always, on-failure, never]
+    default: always
+  allow_restart:
+    description: Stop and start a running instance when what is wished cannot be had otherwise, as with
+      another
+      O(kernel), O(initrd) or O(cmdline).
+    type: bool
+    default: false
+  force:
+    description:
+      - Stop without asking the spawned kernel. Its file systems are not synced.
+      - Without this it is asked to shut down, and it is an error when it does not.
+    type: bool
+    default: false
+  stop_timeout:
+    description: Seconds for the spawned kernel to stop, at least 60. The host's kernel itself waits up to
+      30 for it.
+    type: int
+    default: 60
+  wait_for:
+    description:
+      - Python regular expression to wait for on the console after the instance was started, such as a login
+        prompt.
+      - Only output since the start counts. When nothing needed to be started, there is nothing to wait for.
+      - On kernels that give a console to its latest reader, one that was open loses it.
+    type: str
+  wait:
+    description:
+      - What else to wait for after the instance was started. V(agent) is kerf's agent answering, which
+        needs a
+        kernel with vsock between host and instances; V(heartbeat) is a sign of life of the kernel, where
+        the host's
+        kernel tells of it.
+    type: str
+    choices: [none, agent, heartbeat]
+    default: none
+  timeout:
+    description: Seconds to wait for O(wait_for) and O(wait).
+    type: int
+    default: 60
+"""

@@ -1,0 +1,256 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: layout
+short_description: How a whole machine is divided into kernels
+description:
+  - The pool and all instances in one task. Whatever state the machine is in, one run makes it so, and the
+    next one
+    changes nothing.
+  - Steps are taken in an order in which each is possible. What is to go goes first, instances shrink before
+    others
+    grow, the pool changes in between, and CPUs pass from one instance to another.
+  - What already runs is not moved without need. CPUs and memory of a running kernel are changed while it
+    runs, where
+    the kernels can do that; where not, it is restarted if that is allowed.
+  - Everything is judged against the live machine first. When anything speaks against it, nothing is changed
+    and all reasons are returned at once.
+options:
+  pool:
+    description:
+      - CPUs and memory that the host gives up, with the options of M(mkops.multikernel.pool).
+      - When left out, the pool stays as it is.
+    type: dict
+  instances:
+    description:
+      - The instances, each with the options of M(mkops.multikernel.instance), and C(profile), the name of
+        one of
+        O(profiles).
+      - Several with a O(ignore:wait_for) or O(ignore:wait) start together and are waited for together.
+    type: list
+    elements: dict
+    default: []
+  defaults:
+    description: Options that all instances share unless their profile or they say otherwise.
+    type: dict
+    default: {}
+  profiles:
+    description: By name, options that instances of one kind share unless they say otherwise, such as another
+      C(kernel).
+    type: dict
+    default: {}
+  prune:
+    description: Whether instances that are not declared are removed, even when they run. They are left alone
+      otherwise.
+    type: bool
+    default: false
+extends_documentation_fragment:
+  - mkops.multikernel.attributes
+  - mkops.multikernel.attributes.changes
+  - mkops.multikernel.headroom
+  - mkops.multikernel.kerf
+seealso:
+  - module: mkops.multikernel.pool
+  - module: mkops.multikernel.instance
+  - module: mkops.multikernel.info
+author:
+  - mkops contributors (@mkops)
+"""
+
+EXAMPLES = r"""
+- name: Divide a machine into three kernels
+  mkops.multikernel.layout:
+    pool:
+      cpus: all but 4
+      memory: 24G
+    defaults:
+      state: started
+      kernel: /boot/vmlinux-spawn
+      initrd: /var/lib/mkops/spawn.cpio.gz
+      wait_for: '^mkops-facts'
+    profiles:
+      realtime:
+        kernel: /boot/vmlinux-realtime
+        cmdline: quiet isolcpus=1-3
+    instances:
+      - name: db
+        cpu_count: 8
+        cpu_policy: [cores, node]
+        memory: 16G
+        labels: {role: database}
+      - name: motor
+        profile: realtime
+        cpu_count: 4
+        cpu_policy: [cache]
+        memory: 1G
+
+- name: See what giving a CPU of one to the other would mean
+  mkops.multikernel.layout:
+    instances:
+      - {name: red, cpus: 2}
+      - {name: blue, cpus: 3-4}
+  check_mode: true
+  diff: true
+
+- name: Leave nothing but these
+  mkops.multikernel.layout:
+    instances:
+      - name: db
+    prune: true
+"""
+
+RETURN = r"""
+pool:
+  description: The pool as it is now, as M(mkops.multikernel.pool) returns it; in check mode, as it is before.
+  returned: success
+  type: dict
+instances:
+  description: All instances as they are now, as M(mkops.multikernel.instance) returns them; in check mode,
+    as they
+    are before.
+  returned: success
+  type: list
+  elements: dict
+before:
+  description: The pool, and the instances that are declared or pruned, before the run.
+  returned: success
+  type: dict
+after:
+  description: The same after the run, or in check mode as they would be.
+  returned: success
+  type: dict
+steps:
+  description: What was done, or in check mode would be done, in this order.
+  returned: success, and what was done before when a step failed
+  type: list
+  elements: str
+  sample: ["set_cpus red: CPUs 2 instead of 2-3", "set_cpus blue: CPUs 3-4 instead of 4"]
+commands:
+  description: The calls of kerf that were made, or in check mode would be made.
+  returned: success, and those that were made when one failed
+  type: list
+  elements: str
+  sample: ["/opt/mkops/kerf/bin/kerf update red --cpus=4", "/opt/mkops/kerf/bin/kerf update blue --cpus=6,8"]
+console:
+  description:
+    - By name, console output since the start of the instances that were waited for.
+    - When one did not come up, the last lines of that one.
+  returned: when something was waited for
+  type: raw
+reasons:
+  description: Everything that speaks against the wish. Nothing was changed.
+  returned: when refused
+  type: list
+  elements: str
+kernel_log:
+  description: What the host's kernel logged during the failed step.
+  returned: when the kernel or kerf failed
+  type: list
+  elements: str
+transactions:
+  description: Overlay transactions of the failed step and their status.
+  returned: when the kernel or kerf failed
+  type: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+from ansible_collections.mkops.multikernel.plugins.module_utils._converge import Request, converge
+from ansible_collections.mkops.multikernel.plugins.module_utils._facts import instances_facts, pool_facts
+from ansible_collections.mkops.multikernel.plugins.module_utils._kernelfs import Paths
+from ansible_collections.mkops.multikernel.plugins.module_utils._module import (
+    HEADROOM_OPTIONS,
+    INSTANCE_OPTIONS,
+    KERF_OPTIONS,
+    POOL_OPTIONS,
+    run_guarded,
+)
+from ansible_collections.mkops.multikernel.plugins.module_utils._wish import make_pool_wish
+
+
+def validated(options, values, what, reasons):
+    """Values with their types and defaults; None when they cannot have them, for reasons."""
+    result = ArgumentSpecValidator(options).validate(values)
+    reasons += [f"{what}: {message}" for message in result.error_messages]
+    return None if result.error_messages else result.validated_parameters
+
+
+def instance_values(params, given, reasons):
+    """One instance with what it takes from the defaults and its profile."""
+    values = dict(given)
+    profile = values.pop("profile", None)
+    name = values.get("name", "?")
+    if profile is not None and profile not in params["profiles"]:
+        known = ", ".join(sorted(params["profiles"])) or "none"
+        reasons.append(f"instance {name}: there is no profile {profile} (there is {known})")
+    kind = params["profiles"].get(profile) or {}
+    return validated(INSTANCE_OPTIONS, {**params["defaults"], **kind, **values}, f"instance {name}", reasons)
+
+
+def make_request(params, machine, images):
+    """What is wished, with all that is wrong with it by itself."""
+    request = Request(prune=params["prune"])
+    request.keep(params)
+    if params["pool"] is not None:
+        values = validated(POOL_OPTIONS, params["pool"], "pool", request.reasons)
+        if values is not None:
+            request.pool, reasons = make_pool_wish(values)
+            request.reasons += reasons
+    for given in params["instances"]:
+        values = instance_values(params, given, request.reasons)
+        if values is not None:
+            request.add(values, machine, images, prefix=f"instance {values['name']}: ")
+    return request
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "pool": {"type": "dict"},
+            "instances": {"type": "list", "elements": "dict", "default": []},
+            "defaults": {"type": "dict", "default": {}},
+            "profiles": {"type": "dict", "default": {}},
+            "prune": {"type": "bool", "default": False},
+            **HEADROOM_OPTIONS,
+            **KERF_OPTIONS,
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+
+    def work():
+        result = converge(
+            Paths(),
+            params["kerf"],
+            module.check_mode,
+            lambda machine, images: make_request(params, machine, images),
+        )
+        plan = result.plan
+        before, after = dict(plan.before), dict(plan.after)
+        found = {
+            "changed": plan.changed,
+            "diff": {"before": before, "after": after},
+            "before": before,
+            "after": after,
+            "pool": pool_facts(result.machine),
+            "instances": instances_facts(result.machine),
+            "steps": [step.text for step in plan.steps],
+            "commands": result.commands,
+            "warnings": list(plan.warnings),
+        }
+        if result.console:
+            found["console"] = result.console
+        return found
+
+    run_guarded(module, "layout", work)
+
+
+if __name__ == "__main__":
+    main()

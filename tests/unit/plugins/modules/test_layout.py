@@ -1,0 +1,330 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import pytest
+
+from ansible_collections.mkops.multikernel.plugins.module_utils import _apply, _kerf
+from ansible_collections.mkops.multikernel.plugins.modules import layout
+from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import MIB, POOL_BASE, FakeInstance
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch):
+    monkeypatch.setattr(_apply, "SETTLE", 0.1)
+    monkeypatch.setattr(_apply, "SETTLE_AFTER_ERROR", 0)
+
+
+@pytest.fixture
+def machine(make_host):
+    return make_host(cpus=8, memory_mib=4096)
+
+
+@pytest.fixture
+def wish(vmlinux, initrd):
+    return {
+        "pool": {"cpus": "2-7", "memory": "2G"},
+        "defaults": {"state": "started", "kernel": str(vmlinux), "initrd": str(initrd), "memory": "256M"},
+        "instances": [
+            {"name": "red", "cpus": "2-3"},
+            {"name": "blue", "cpu_count": 2},
+            {"name": "spare", "cpu_count": 1, "state": "present"},
+        ],
+    }
+
+
+def steps(result):
+    return [step.partition(":")[0] for step in result["steps"]]
+
+
+def test_check_apply_check_apply(machine, run_module, wish):
+    before = machine.snapshot()
+    check = run_module(layout, machine, _check=True, **wish)
+    assert machine.snapshot() == before
+    assert machine.changes == []
+    apply = run_module(layout, machine, **wish)
+    after = machine.snapshot()
+    check_again = run_module(layout, machine, _check=True, **wish)
+    again = run_module(layout, machine, **wish)
+    assert machine.snapshot() == after
+    assert [run["changed"] for run in (check, apply, check_again, again)] == [True, True, False, False]
+    assert steps(apply) == [
+        "set_pool",
+        *["create red", "create blue", "create spare"],
+        *["load red", "start red", "load blue", "start blue"],
+    ]
+    assert check["steps"] == apply["steps"]
+    assert check["commands"] == apply["commands"]  # what a person could have typed is known beforehand
+    assert check["diff"] == apply["diff"] == {"before": apply["before"], "after": apply["after"]}
+    assert again["before"] == again["after"] == apply["after"]
+    assert (again["steps"], again["commands"]) == ([], [])
+    assert [(one["name"], one["cpus"]) for one in again["instances"]] == [
+        ("blue", [4, 5]),
+        ("red", [2, 3]),
+        ("spare", [6]),
+    ]
+
+
+def test_an_unchanged_run_starts_no_process(machine, run_module, wish, monkeypatch):
+    run_module(layout, machine, **wish)
+    monkeypatch.setattr(_kerf, "run_argv", None)
+    machine.version = "0.1"
+    assert not run_module(layout, machine, **wish)["changed"]
+
+
+def test_a_cpu_passes_from_one_to_the_other_while_both_run(machine, run_module, wish):
+    run_module(layout, machine, **wish)
+    epochs = {name: one.epoch for name, one in machine.instances.items()}
+    hand_over = {"instances": [{"name": "blue", "cpus": "3-5"}, {"name": "red", "cpus": "2"}]}
+    result = run_module(layout, machine, **hand_over)
+    assert result["steps"] == [
+        "set_cpus red: CPUs 2 instead of 2-3",
+        "set_cpus blue: CPUs 3-5 instead of 4-5",
+    ]
+    assert {name: one.epoch for name, one in machine.instances.items()} == epochs
+    assert not run_module(layout, machine, **hand_over)["changed"]
+
+
+def test_instances_that_trade_their_only_cpus_are_made_anew(machine, run_module, wish):
+    wish["pool"]["cpus"] = "2-3"
+    wish["instances"] = [{"name": "red", "cpus": 2}, {"name": "blue", "cpus": 3}]
+    run_module(layout, machine, **wish)
+    wish["instances"] = [{"name": "red", "cpus": 3}, {"name": "blue", "cpus": 2}]
+    refused = run_module(layout, machine, **wish)
+    assert "instance red runs and would need a restart" in refused["msg"]
+    wish["defaults"]["allow_restart"] = True
+    result = run_module(layout, machine, **wish)
+    assert result["after"]["instances"]["red"]["cpus"] == "3"
+    assert not run_module(layout, machine, **wish)["changed"]
+
+
+def test_memory_passes_by_way_of_the_pool(machine, run_module, wish):
+    wish["pool"]["memory"] = "768M"
+    wish["instances"] = [{"name": "red", "cpus": 2, "memory": "384M"}, {"name": "blue", "cpus": 3}]
+    run_module(layout, machine, **wish)
+    wish["instances"][0]["state"] = "absent"
+    wish["instances"][1]["memory"] = "640M"
+    result = run_module(layout, machine, **wish)
+    assert steps(result) == ["kill red", "unload red", "delete red", "set_memory blue"]
+    assert machine.instances["blue"].epoch == 1
+
+
+def test_the_pool_follows(machine, run_module, wish):
+    run_module(layout, machine, **wish)
+    wish["pool"] = {"cpus": "all but 1", "memory": "2G"}
+    assert run_module(layout, machine, **wish)["pool"]["cpus"] == [1, 2, 3, 4, 5, 6, 7]
+    wish["pool"] = {"cpu_count": 5, "memory": "2G"}
+    result = run_module(layout, machine, **wish)
+    assert steps(result) == ["set_pool"]
+    assert set(result["pool"]["cpus"]) >= {2, 3, 4, 5, 6}
+    assert not run_module(layout, machine, **wish)["changed"]
+
+
+def test_undeclared_instances_stay_or_are_pruned(machine, run_module, wish):
+    run_module(layout, machine, **wish)
+    machine.run(["kerf", "create", "by-hand", "--cpus=14", "--memory=67108864"], 1)
+    assert not run_module(layout, machine, **wish)["changed"]
+    assert steps(run_module(layout, machine, prune=True, **wish)) == ["delete by-hand"]
+    only = {"instances": [{"name": "red"}], "prune": True}
+    assert steps(run_module(layout, machine, **only)) == [
+        *["kill blue", "unload blue", "delete blue"],
+        "delete spare",
+    ]
+
+
+def test_all_of_it_away(machine, run_module, wish):
+    run_module(layout, machine, **wish)
+    gone = {"pool": {"state": "absent"}, "prune": True}
+    result = run_module(layout, machine, **gone)
+    assert (machine.instances, machine.pool_cpus, machine.chunks) == ({}, [], [])
+    assert result["after"] == {"pool": {}, "instances": {"blue": {}, "red": {}, "spare": {}}}
+    assert not run_module(layout, machine, **gone)["changed"]
+
+
+def test_instances_made_by_hand_are_adopted(machine, run_module, wish):
+    commands = run_module(layout, machine, _check=True, **wish)["commands"]
+    for command in commands:
+        machine.run(command.split(), 1)
+    assert not run_module(layout, machine, **wish)["changed"]
+
+
+def test_profiles(machine, run_module, wish, tmp_path, vmlinux):
+    other = tmp_path / "realtime"
+    other.write_bytes(vmlinux.read_bytes() + b"rt")
+    wish["profiles"] = {"realtime": {"kernel": str(other), "cmdline": "quiet"}}
+    wish["instances"][0]["profile"] = "realtime"
+    run_module(layout, machine, **wish)
+    assert machine.instances["red"].cmdline == "quiet console=mktty0"
+    assert machine.instances["blue"].cmdline == "console=mktty0"
+    wish["instances"][0]["profile"] = "none such"
+    assert "there is no profile none such (there is realtime)" in run_module(layout, machine, **wish)["msg"]
+
+
+def test_a_failed_step_says_what_was_done(machine, run_module, wish):
+    machine.broken["load"] = "Error: kexec_file_load failed: [Errno 8] Exec format error"
+    result = run_module(layout, machine, **wish)
+    assert result["failed"]
+    assert result["changed"]
+    assert steps(result) == ["set_pool", "create red", "create blue", "create spare"]
+    assert result["msg"].startswith("layout: instance red: after kerf load it is ready, not loaded")
+    del machine.broken["load"]
+    assert steps(run_module(layout, machine, **wish)) == ["load red", "start red", "load blue", "start blue"]
+
+
+def test_a_busy_loader_is_asked_again(machine, run_module, wish, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    busy = iter([True, True, False])
+
+    def run(argv, timeout):
+        if argv[1] == "load" and next(busy, False):
+            machine.calls.append(list(argv))
+            return _kerf.Outcome("load", 1, "", "Error: kexec_file_load failed: [Errno 16] Device busy")
+        return machine.run(argv, timeout)
+
+    monkeypatch.setattr(_kerf, "run_argv", run)
+    assert not run_module(layout, machine, **wish).get("failed")
+    assert sum(call[0] == "load" for call in machine.changes) == 4
+
+
+def test_what_images_leave_behind_is_removed(machine, run_module, wish):
+    run_module(layout, machine, **wish)
+    machine.write("/var/lib/kerf/rootfs/red/etc/passwd", "root")
+    (machine.root / "var/lib/kerf/daxfs/red").mkdir(parents=True)
+    wish["instances"][0]["state"] = "absent"
+    run_module(layout, machine, **wish)
+    assert not (machine.root / "var/lib/kerf/rootfs/red").exists()
+    assert not (machine.root / "var/lib/kerf/daxfs/red").exists()
+
+
+def test_numa(make_host, run_module, wish):
+    host = make_host(cpus=8, threads=2, nodes=2, memory_mib=4096)
+    wish["pool"] = {"cpus": [2, 3, 6, 7, 1, 5], "memory": {0: "512M", 1: "1G"}}
+    wish["instances"] = [{"name": "red", "cpu_count": 4, "cpu_policy": ["node", "cores"], "memory": "640M"}]
+    result = run_module(layout, host, **wish)
+    assert result["instances"][0]["cpus"] == [2, 6, 3, 7]
+    assert "--numa-nodes=1" in result["commands"][1]
+    assert not run_module(layout, host, **wish)["changed"]
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pool": {"cpus": "0,2-7", "memory": "2G"}}, ["CPU 0 is the boot CPU"]),
+        ({"pool": {"cpus": "all but 0", "memory": "2G"}}, ["all but 0 CPUs cannot be given up"]),
+        ({"pool": {"cpus": "all but 8", "memory": "2G"}}, ["all but 8 CPUs cannot be given up"]),
+        ({"pool": {"cpu_count": 0}}, ["cpu_count: 0 is too few"]),
+        ({"pool": {"cpu_count": 3, "cpus": 3, "memory": "2G"}}, ["cpus and cpu_count: say one of them"]),
+        ({"pool": {"cpus": "2-7", "memory": "2G", "devices": ["0000:00:03.0"]}}, ["lends no devices"]),
+        ({"pool": {"cpus": "2-7", "memory": "2G", "devices": ["eth0"]}}, ["'eth0' is not a PCI address"]),
+        ({"pool": {"cpus": "2-7", "memory": "2G", "odd": 1}}, ["pool: odd. Supported parameters include"]),
+        ({"pool": {"cpus": "2-7", "memory": "2G"}, "host_cpus": 3}, ["the host would keep 2 CPU(s)"]),
+        ({"host_cpus": 0}, ["host_cpus: 0 is too few"]),
+        ({"headroom": "3G"}, ["3 GiB stay free"]),
+        (
+            {"instances": [{"name": "a", "cpus": 2}, {"name": "a", "cpus": 3}]},
+            ["instance a is declared twice"],
+        ),
+        (
+            {"instances": [{"name": "a", "cpus": 2}, {"name": "b", "cpus": "2-3"}]},
+            ["CPU 2 is declared for a and for b"],
+        ),
+        (
+            {"instances": [{"name": "a", "cpus": 2, "id": 3}, {"name": "b", "cpus": 3, "id": 3}]},
+            ["id 3 is declared for a and for b"],
+        ),
+        ({"instances": [{"name": "a", "cpus": 1}]}, ["CPU 1 is not in the pool"]),
+        ({"instances": [{"name": "a", "cpu_count": 7}]}, ["7 wanted for a, but the pool has 6 free"]),
+        ({"instances": [{"name": "a", "cpu_count": 2, "memory": "3G"}]}, ["3 GiB wanted for a, but of"]),
+        ({"instances": [{"name": "a", "cpu_count": 2, "memory": "16M"}]}, ["does not hold a kernel"]),
+        ({"instances": [{"cpu_count": 2}]}, ["instance ?: missing required arguments: name"]),
+        ({"instances": [{"name": "a", "cpu_count": "x"}]}, ["instance a: argument 'cpu_count'"]),
+        (
+            {"instances": [{"name": "a", "cpu_count": 2, "cpu_policy": ["cache"]}]},
+            ["with policy cache cannot be had"],
+        ),
+        ({"instances": [{"name": "a", "cpu_count": 2, "cpu_policy": ["best"]}]}, ["value of cpu_policy"]),
+        (
+            {"instances": [{"name": "a", "cpu_count": 1, "network": {"address": "dhcp", "gateway": "x"}}]},
+            ["gateway and address dhcp exclude each other"],
+        ),
+        (
+            {"instances": [{"name": "a", "cpu_count": 1, "network": {"address": "10.0.0", "gateway": "x"}}]},
+            ["address '10.0.0' is not", "gateway 'x' is not"],
+        ),
+        (
+            {"instances": [{"name": "a", "cpu_count": 1, "labels": {"a b": "c", "d": "e f"}}]},
+            ["'a b'", "'e f'"],
+        ),
+        ({"instances": [{"name": "a", "cpu_count": 1, "cmdline": "x" * 2048}]}, ["a kernel takes 2047"]),
+        ({"instances": [{"name": "a", "cpu_count": 1, "cmdline": "a\nb"}]}, ["only printable ASCII"]),
+        (
+            {
+                "instances": [
+                    {"name": "a", "cpu_count": 1, "cmdline": "ip=dhcp", "network": {"address": "dhcp"}}
+                ]
+            },
+            ["network and ip= in cmdline"],
+        ),
+        (
+            {"instances": [{"name": "a", "cpu_count": 1, "cmdline": "console=x", "console": "y"}]},
+            ["console and console= in cmdline"],
+        ),
+        ({"instances": [{"name": "a", "cpu_count": 1, "console": "a b"}]}, ["console 'a b' is not the name"]),
+        ({"instances": [{"name": "a", "cpu_count": 1, "timeout": 0}]}, ["timeout: 0 is no time to wait"]),
+        (
+            {"instances": [{"name": "a/b", "cpus": "x", "memory": "1Y"}, {"name": "b", "cpus": 0}]},
+            ["name 'a/b'", "'x' is neither", "'1Y' is not a size", "CPU 0 is the boot CPU"],
+        ),
+    ],
+)
+def test_bad_input_changes_nothing(machine, run_module, wish, change, words, check):
+    before = machine.snapshot()
+    result = run_module(layout, machine, _check=check, **{**wish, **change})
+    assert result["failed"]
+    assert all(any(word in reason for reason in result["reasons"]) for word in words), result["reasons"]
+    assert machine.snapshot() == before
+    assert machine.changes == []
+
+
+def test_a_pool_that_cannot_shrink(machine, run_module, wish):
+    run_module(layout, machine, **wish)
+    wish["pool"]["memory"] = "1G"
+    result = run_module(layout, machine, **wish)
+    assert "node 0 cannot give back 1 GiB" in result["msg"]
+    assert "2 GiB (in use)" in result["msg"]
+
+
+def test_shared_cores_are_warned_of(make_host, run_module, wish):
+    host = make_host(cpus=8, threads=2, memory_mib=4096)
+    wish["pool"]["cpus"] = "1-3,5-7"
+    wish["instances"] = [{"name": "red", "cpus": "1,2"}, {"name": "blue", "cpus": "5"}]
+    assert any("threads of blue, red" in text for text in run_module(layout, host, **wish)["warnings"])
+
+
+def test_a_cache_of_its_own(make_host, run_module, wish):
+    host = make_host(cpus=16, threads=2, caches=4, memory_mib=4096)
+    wish["pool"]["cpus"] = "2-7,10-15"
+    wish["instances"] = [
+        {"name": "red", "cpu_count": 3},
+        {"name": "blue", "cpu_count": 2, "cpu_policy": ["cache"]},
+    ]
+    result = run_module(layout, host, **wish)
+    caches = {one["name"]: {host.cache_of(cpu) for cpu in one["cpus"]} for one in result["instances"]}
+    assert len(caches["blue"]) == 1
+    assert not caches["blue"] & caches["red"]
+    assert not run_module(layout, host, **wish)["changed"]
+
+
+def test_an_instance_in_the_way_is_moved(machine, run_module, wish):
+    machine.pool_cpus = [4, 6]
+    machine.chunks = [(POOL_BASE, 1024 * MIB, 0)]
+    machine.instances["a"] = FakeInstance(1, [4], POOL_BASE, 128 * MIB)
+    machine.sync()
+    result = run_module(
+        layout, machine, instances=[{"name": "a", "cpu_count": 1}, {"name": "b", "cpus": 2, "memory": "64M"}]
+    )
+    assert steps(result) == ["set_cpus a", "set_cpus a", "create b"]
+    assert [one["cpus"] for one in result["instances"]] == [[3], [2]]
