@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from ._cpuset import format_cpus
 from ._errors import Refused
-from ._machine import Machine
+from ._machine import ACTIVE, Machine
 from ._place import Board, choose_pool
 from ._size import MIB, format_size
 from ._steps import LEVELS, Anew, Building, Step, Targets
@@ -242,37 +242,58 @@ class _Planner:
         counted.sort(key=lambda one: (-("cache" in one.cpu_policy), -len(one.cpu_policy), -one.cpu_count))
         every = {*self.pool_cpus, *machine.pool.cpus, *self.physical.values()}
         free = self.pool_cpus - taken.keys()
-        placed, failed = self._place_counted(counted, Board(machine.topology, free, every), keep=True)
-        if failed:
-            # Perhaps only because something lies in the way.
-            anew, still = self._place_counted(counted, Board(machine.topology, free, every), keep=False)
-            if not still:
-                placed, failed = anew, still
+        current = machine.instances
+        have = {one.name: current[one.name].cpus if one.name in current else () for one in counted}
+        running = {one.name for one in counted if one.name in current and current[one.name].status == ACTIVE}
+        # Everybody keeps what it has; or at least what it cannot give up while it runs; or nothing.
+        kept = have, {name: cpus[:1] for name, cpus in have.items() if name in running}, {}
+        failed = []
+        for attempt in kept:
+            board = Board(machine.topology, free, every)
+            placed, failing = self._place_counted(counted, board, have, attempt)
+            failed = failed or failing
+            if not failing:
+                failed = []
+                break
         for one, board in failed:
             self.reasons.append(self._no_place(one, board))
         return {**explicit, **placed}
 
     def _place_counted(
-        self, counted: list[InstanceWish], board: Board, keep: bool
+        self,
+        counted: list[InstanceWish],
+        board: Board,
+        have: Mapping[str, tuple[int, ...]],
+        kept: Mapping[str, tuple[int, ...]],
     ) -> tuple[dict[str, tuple[int, ...]], list[tuple[InstanceWish, Board]]]:
+        """One after the other takes what it wants from the board, but nothing that another one keeps."""
         placed: dict[str, tuple[int, ...]] = {}
         failed = []
-        current = self.machine.instances
 
         def settle(one: InstanceWish, cpus: tuple[int, ...]) -> None:
             placed[one.name] = cpus
             (board.take_exclusively if "cache" in one.cpu_policy else board.take)(cpus)
 
-        if keep:
-            for one in counted:
-                have = current[one.name].cpus if one.name in current else ()
-                if len(have) == one.cpu_count and board.suits(have, one.cpu_policy):
-                    settle(one, have)
+        for one in counted:
+            mine = have[one.name]
+            if (
+                kept.get(one.name) == mine
+                and len(mine) == one.cpu_count
+                and board.suits(mine, one.cpu_policy)
+            ):
+                settle(one, mine)
+        reserved = {
+            one.name: [apic for apic in kept.get(one.name, ()) if apic in board.free]
+            for one in counted
+            if one.name not in placed
+        }
+        for cpus in reserved.values():
+            board.take(cpus)
         for one in counted:
             if one.name in placed:
                 continue
-            have = current[one.name].cpus if one.name in current else ()
-            chosen = board.choose(one.cpu_count, one.cpu_policy, have)
+            board.give(reserved[one.name])
+            chosen = board.choose(one.cpu_count, one.cpu_policy, have[one.name])
             if chosen is None:
                 failed.append((one, board))
             else:
