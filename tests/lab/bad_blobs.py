@@ -172,7 +172,7 @@ class Log:
 class Case:
     """What is written where, the error number that it meets, and a part of the reason.
 
-    A number with a reason is one of a transaction (or of a baseline, then the reason is in the kernel's log), a
+    A number with a reason is one of a transaction (or of a baseline, then the reason is in the log), a
     number without one that of the write.
     """
 
