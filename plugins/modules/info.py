@@ -10,9 +10,18 @@ DOCUMENTATION = r"""
 module: info
 short_description: How a host is divided into kernels
 description:
-  - Reads the host, its pool and all instances from the running kernel. kerf is not called.
+  - Reads the host, its pool and all instances from the running kernel, each file once. kerf is not called.
   - On a kernel without multikernel support, the pool and the instances are empty.
 options:
+  query:
+    description:
+      - JMESPath expression on what is returned otherwise. Only its result is returned then.
+      - It is evaluated on the controller, which needs the Python package C(jmespath).
+    type: str
+  facts:
+    description: Return it all as the fact C(multikernel), too.
+    type: bool
+    default: false
   console_tail:
     description:
       - Also return so many of the last lines of each instance's console.
@@ -24,8 +33,8 @@ extends_documentation_fragment:
   - mkops.multikernel.attributes
   - mkops.multikernel.attributes.reads
 requirements:
-  - The Python module C(libfdt) (package C(python3-libfdt))
   - Root
+  - The Python package C(jmespath) on the controller, for O(query)
 seealso:
   - module: mkops.multikernel.pool
   - module: mkops.multikernel.instance
@@ -42,15 +51,24 @@ EXAMPLES = r"""
   ansible.builtin.debug:
     msg: "{{ division.instances | rejectattr('state', 'equalto', 'active') | map(attribute='name') }}"
 
+- name: Ask for that alone
+  mkops.multikernel.info:
+    query: instances[?state!='active'].{name:name, why:exit_reason}
+  register: ended
+
 - name: Read what the instances last said
   mkops.multikernel.info:
     console_tail: 20
 """
 
 RETURN = r"""
+result:
+  description: What the expression gives.
+  returned: with O(query)
+  type: raw
 kernel:
   description: The host's kernel.
-  returned: success
+  returned: without O(query)
   type: dict
   contains:
     release:
@@ -62,6 +80,15 @@ kernel:
     mounted:
       description: Whether C(/sys/fs/multikernel) is mounted.
       type: bool
+    interface:
+      description: Whose control interface it has; null when that is not mounted.
+      type: str
+    resizes:
+      description: Whether it can change CPUs and memory of an instance.
+      type: bool
+    granule:
+      description: Bytes in which memory is added to an instance.
+      type: int
     console:
       description: Whether instances have a console, C(/dev/mktty).
       type: bool
@@ -73,7 +100,7 @@ kernel:
       type: str
 host:
   description: The host.
-  returned: success
+  returned: without O(query)
   type: dict
   contains:
     boot_id:
@@ -98,13 +125,13 @@ host:
       type: int
 pool:
   description: What the host gave up, as M(mkops.multikernel.pool) returns it.
-  returned: success
+  returned: without O(query)
   type: dict
 instances:
   description:
     - One entry per instance, as M(mkops.multikernel.instance) returns it.
     - With O(console_tail), each has C(console), a list of lines.
-  returned: success
+  returned: without O(query)
   type: list
   elements: dict
 """
@@ -127,15 +154,25 @@ def gather(paths, console_tail):
             continue
         with Console(paths, instance["id"]) as console:
             instance["console"] = last_lines(console.history(), console_tail)
-    return {"changed": False, **facts}
+    return facts
 
 
 def main():
     module = AnsibleModule(
-        argument_spec={"console_tail": {"type": "int", "default": 0}},
+        argument_spec={
+            "query": {"type": "str"},  # for the action plugin, which evaluates it
+            "facts": {"type": "bool", "default": False},
+            "console_tail": {"type": "int", "default": 0},
+        },
         supports_check_mode=True,
     )
-    run_guarded(module, "info", lambda: gather(Paths(), module.params["console_tail"]))
+
+    def work():
+        facts = gather(Paths(), module.params["console_tail"])
+        extra = {"ansible_facts": {"multikernel": facts}} if module.params["facts"] else {}
+        return {"changed": False, **facts, **extra}
+
+    run_guarded(module, "info", work)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,17 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
+import time
 
 import pytest
 
-from ansible_collections.mkops.multikernel.plugins.module_utils._image import read_initrd, read_kernel
+from ansible_collections.mkops.multikernel.plugins.module_utils._image import (
+    Images,
+    is_unchanged,
+    read_initrd,
+    read_kernel,
+)
 
 
 def test_vmlinux(vmlinux):
@@ -67,3 +74,53 @@ def test_unreadable(tmp_path, read):
         read(str(tmp_path / "none"))
     with pytest.raises(ValueError, match="cannot be read on the host: Is a directory"):
         read(str(tmp_path))
+
+
+def record(path, **other):
+    found = {"path": str(path), "size": path.stat().st_size, "sha256": "as recorded"}
+    return {**found, **other}
+
+
+def test_what_was_loaded_since_the_last_change_is_not_read(vmlinux, tmp_path):
+    later = time.time_ns() + 60 * 10**9
+    assert is_unchanged(str(vmlinux), record(vmlinux), later)
+    assert Images().kernel(str(vmlinux), record(vmlinux), later).sha256 == "as recorded"
+
+
+@pytest.mark.parametrize(
+    "doubt",
+    [
+        lambda path: (record(path), time.time_ns()),  # it was changed about when it was loaded
+        lambda path: (record(path, size=1), time.time_ns() + 60 * 10**9),
+        lambda path: ({**record(path), "path": "/other"}, time.time_ns() + 60 * 10**9),
+        lambda path: (record(path, sha256=None), time.time_ns() + 60 * 10**9),
+        lambda _path: ({}, 0),
+    ],
+)
+def test_in_doubt_it_is_read(vmlinux, doubt):
+    assert Images().kernel(str(vmlinux), *doubt(vmlinux)) == read_kernel(str(vmlinux))
+
+
+def test_behind_a_link_may_be_another_file(vmlinux, tmp_path):
+    link = tmp_path / "current"
+    link.symlink_to(vmlinux)
+    assert not is_unchanged(str(link), record(link), time.time_ns() + 60 * 10**9)
+
+
+def test_a_file_moved_into_place_is_read(vmlinux, tmp_path):
+    other = tmp_path / "other"
+    other.write_bytes(vmlinux.read_bytes()[::-1])
+    noted, loaded = record(vmlinux), time.time_ns()
+    os.utime(other, (1, 1))
+    other.rename(vmlinux)
+    assert not is_unchanged(str(vmlinux), noted, loaded)
+
+
+def test_each_file_is_read_once(vmlinux, tmp_path, monkeypatch):
+    images = Images()
+    first = images.kernel(str(vmlinux), {}, 0)
+    vmlinux.unlink()
+    assert images.kernel(str(vmlinux), {}, 0) == first
+    for _turn in range(2):
+        with pytest.raises(ValueError, match="cannot be read"):
+            images.initrd(str(vmlinux), {}, 0)

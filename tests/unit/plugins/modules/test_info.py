@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import time
+
 from ansible_collections.mkops.multikernel.plugins.modules import info
 from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import (
     MIB,
@@ -61,3 +63,36 @@ def test_console_tail(make_host, run_module, monkeypatch):
         instances={"web": FakeInstance(7, [4], POOL_BASE, 128 * MIB, "loaded")},
     )
     assert run_module(info, host, console_tail=2)["instances"][0]["console"] == ["two", "of 7"]
+
+
+def test_facts(make_host, run_module):
+    result = run_module(info, make_host(), facts=True)
+    assert result["ansible_facts"]["multikernel"]["host"] == result["host"]
+
+
+def test_64_instances_in_less_than_a_second(make_host, run_module):
+    host = make_host(
+        cpus=140,
+        memory_mib=16384,
+        nodes=2,
+        pool_cpus=[2 * cpu for cpu in range(4, 132)],
+        chunks=[(POOL_BASE, 64 * 64 * MIB, 0)],
+        instances={
+            f"i{number}": FakeInstance(
+                number + 1,
+                [2 * (4 + 2 * number), 2 * (5 + 2 * number)],
+                POOL_BASE + number * 64 * MIB,
+                64 * MIB,
+                "active",
+                f"label.number={number} console=mktty0",
+                epoch=1,
+            )
+            for number in range(64)
+        },
+    )
+    began = time.process_time()
+    result = run_module(info, host)
+    assert time.process_time() - began < 0.5
+    assert len(result["instances"]) == 64
+    assert {one["state"] for one in result["instances"]} == {"active"}
+    assert result["instances"][0]["labels"] == {"number": "0"}

@@ -1,0 +1,91 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Filters for what users of this collection calculate with: CPU lists, sizes, addresses of instances."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.mkops.multikernel.plugins.module_utils._cpuset import format_cpus, parse_cpus
+from ansible_collections.mkops.multikernel.plugins.module_utils._size import format_size, parse_size
+
+try:
+    import netaddr
+except ImportError:
+    netaddr = None
+
+
+def _cpus(name: str, value) -> list[int]:
+    try:
+        return [] if value in ("", None) else parse_cpus(value)
+    except ValueError as error:
+        raise AnsibleFilterError(f"mkops.multikernel.{name}: {'; '.join(error.args)}") from error
+
+
+def cpus_expand(value) -> list[int]:
+    return _cpus("cpus_expand", value)
+
+
+def cpus_compress(value) -> str:
+    return format_cpus(_cpus("cpus_compress", value))
+
+
+def cpus_intersect(value, other) -> list[int]:
+    others = set(_cpus("cpus_intersect", other))
+    return [cpu for cpu in _cpus("cpus_intersect", value) if cpu in others]
+
+
+def size_bytes(value) -> int:
+    try:
+        return parse_size(value)
+    except ValueError as error:
+        raise AnsibleFilterError(f"mkops.multikernel.size_bytes: {error}") from error
+
+
+def size_human(value) -> str:
+    return format_size(size_bytes(value))
+
+
+def instance_addresses(instances, network, first: int = 0) -> dict[str, dict]:
+    """By name, an address of a network for every instance, which goes with its number and so stays."""
+    name = "mkops.multikernel.instance_addresses"
+    if netaddr is None:
+        raise AnsibleFilterError(
+            f"{name} needs the Python package 'netaddr' on the controller: pip install netaddr"
+        )
+    try:
+        net = netaddr.IPNetwork(network)
+    except (netaddr.AddrFormatError, ValueError) as error:
+        raise AnsibleFilterError(f"{name}: '{network}' is not a network: {error}") from error
+    if net.ip != net.network:
+        raise AnsibleFilterError(f"{name}: '{network}' is an address: the network is {net.cidr}")
+    found = {}
+    for instance in instances:
+        if not isinstance(instance, Mapping) or not {"name", "id"} <= instance.keys():
+            raise AnsibleFilterError(
+                f"{name}: '{instance}' is no instance as mkops.multikernel.info returns it"
+            )
+        place = int(first) + int(instance["id"])
+        # The first address is the network's own, the last one in IPv4 means all.
+        last = net.size - (2 if net.version == 4 else 1)
+        if not 0 < place <= last:
+            raise AnsibleFilterError(
+                f"{name}: {net} has no address number {place} for {instance['name']}: take a larger network"
+            )
+        found[instance["name"]] = {
+            "address": str(net[place]),
+            "netmask": str(net.netmask),
+            "prefix": net.prefixlen,
+            "cidr": f"{net[place]}/{net.prefixlen}",
+        }
+    return found
+
+
+class FilterModule:
+    def filters(self) -> dict:
+        functions = (cpus_expand, cpus_compress, cpus_intersect, size_bytes, size_human, instance_addresses)
+        return {function.__name__: function for function in functions}
