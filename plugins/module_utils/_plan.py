@@ -161,9 +161,9 @@ class _Planner:
         every = {*self.machine.pool.cpus, *(self.physical[cpu] for cpu in topology.online)}
         return len(every - set(pool))
 
-    def _check_host(self, pool: Iterable[int]) -> None:
+    def _check_host(self, pool: frozenset[int]) -> None:
         left = self._host_cpus(pool)
-        if left < self.wish.host_cpus:
+        if left < self.wish.host_cpus and self.boot not in pool:
             self.reasons.append(
                 f"cpus: the host would keep {left} CPU(s), and {self.wish.host_cpus} are to stay with it"
                 " (host_cpus): leave it more"

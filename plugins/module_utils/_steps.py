@@ -266,7 +266,7 @@ class Building:
                     "kernel.kexec_load_disabled is 1, so that no kernel can be loaded until the next boot:"
                     " reboot, and keep it at 0"
                 )
-            if one.kernel is None and not any("kernel" in reason for reason in reasons):
+            if one.kernel is None:
                 reasons.append(
                     f"instance {one.name} has to be made anew, because {anew}: that loses its image,"
                     " say kernel so that it can be loaded again"
@@ -349,7 +349,7 @@ class Building:
     def _set_pool(self) -> None:
         targets, machine = self.targets, self.machine
         wish = targets.wish.pool
-        if wish is None:
+        if wish is None or (wish.absent and self.cpus):
             return
         pool = machine.pool
         cpus, memory = targets.pool_cpus, targets.pool_memory

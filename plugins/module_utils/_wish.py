@@ -303,6 +303,11 @@ def _cmdline(params: Mapping, reasons: list[str]) -> str:
     return line
 
 
+def _image(reasons: list[str], read, path: str | None) -> Image | None:
+    """What is at a path. One that is of no use is still one that was given, so that nobody asks for it."""
+    return collect(reasons, "", read, path) or (Image(path, 0, "") if path else None)
+
+
 IMAGE_OPTIONS = ("initrd", "cmdline", "labels", "network", "console")
 
 
@@ -339,8 +344,8 @@ def make_instance_wish(params: Mapping, read_kernel, read_initrd) -> tuple[Insta
         cpu_policy=policy,
         memory=collect(reasons, "memory: ", parse_instance_memory, params["memory"]),
         id=params["id"],
-        kernel=None if absent else collect(reasons, "", read_kernel, params["kernel"]),
-        initrd=None if absent else collect(reasons, "", read_initrd, params["initrd"]),
+        kernel=None if absent else _image(reasons, read_kernel, params["kernel"]),
+        initrd=None if absent else _image(reasons, read_initrd, params["initrd"]),
         cmdline=_cmdline(params, reasons),
         allow_restart=params["allow_restart"],
         restart=params["restart"],

@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from ansible_collections.mkops.multikernel.plugins.module_utils import _apply, _kerf
 from ansible_collections.mkops.multikernel.plugins.modules import layout
@@ -328,3 +331,44 @@ def test_an_instance_in_the_way_is_moved(machine, run_module, wish):
     )
     assert steps(result) == ["set_cpus a", "set_cpus a", "create b"]
     assert [one["cpus"] for one in result["instances"]] == [[3], [2]]
+
+
+# The table that the lab goes through on a real kernel
+
+TABLE = next(
+    task
+    for task in yaml.safe_load((Path(__file__).parents[3] / "lab/bad_input.yml").read_text(encoding="utf-8"))
+    if "mkops.multikernel.layout" in task
+)["loop"]
+
+
+def test_the_table_is_long():
+    assert len(TABLE) >= 60
+
+
+@pytest.mark.parametrize("item", [item for item in TABLE if "kerf" not in item], ids=str)
+def test_bad_input_of_the_lab(make_host, run_module, wish, tmp_path, item):
+    host = make_host(
+        pool_cpus=[4, 6],
+        chunks=[(POOL_BASE, 640 * MIB, 0)],
+        instances={"red": FakeInstance(1, [4], POOL_BASE, 256 * MIB)},
+    )
+    defaults = {**wish["defaults"], "cmdline": "loglevel=5"}
+    host.kerf_load("red", defaults["kernel"], [], defaults["initrd"], defaults["cmdline"])
+    host.kerf_start("red", [])
+    host.sync()
+    (tmp_path / "not-a-kernel").write_text("not a kernel, not an initramfs\n")
+
+    def placed(value):
+        return yaml.safe_load(yaml.safe_dump(value).replace("/tmp/not-a-kernel", f"{tmp_path}/not-a-kernel"))
+
+    before = host.snapshot()
+    reasons = item["reasons"]
+    given = placed({key: value for key, value in item.items() if key not in ("reasons", "defaults", "check")})
+    result = run_module(layout, host, **given, defaults={**defaults, "memory": "64M"})
+    assert result["failed"]
+    assert len(result["reasons"]) == len(reasons), result["reasons"]
+    said = "; ".join(result["reasons"])
+    assert all(reason in said for reason in placed(reasons)), said
+    assert host.snapshot() == before
+    assert host.changes == []
