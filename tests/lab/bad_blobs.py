@@ -291,6 +291,8 @@ def structure_cases(file):
     }
     for name, body in bodies.items():
         yield Case(f"{file}: {name}", blob({}, body=body), errno.EINVAL, "malformed device tree", file)
+    long = blob({65 * "n": b""})
+    yield Case(f"{file}: property with a long name", long, errno.EINVAL, "malformed device tree", file)
 
 
 def baseline_cases(cpu):
