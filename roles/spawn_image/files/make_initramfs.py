@@ -3,7 +3,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Make the initramfs of a spawned kernel: a static busybox and the scripts beside this file.
+"""Make the initramfs of a spawned kernel: a static busybox, the scripts beside this file, and kerf's agent.
+
+The agent finds what it is to start, and to keep, on the kernel's command line. The boot configuration at the
+end of the image puts it there.
 
 The same inputs give the same bytes. A file that already has them is left alone.
 """
@@ -14,11 +17,13 @@ import argparse
 import gzip
 import os
 import stat
+import struct
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ELF_INTERPRETER = 3
+BOOT_CONFIGURATION = b'kernel.kerf.entrypoint = "/sbin/kerf-entrypoint"\n'
 
 
 def entry(number: int, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)) -> bytes:
@@ -30,7 +35,7 @@ def entry(number: int, name: str, mode: int, data: bytes = b"", device: tuple[in
     return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
 
 
-def archive(busybox: bytes) -> bytes:
+def archive(busybox: bytes, agent: bytes | None) -> bytes:
     directory, program = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o755
     members = [
         *((name, directory) for name in ("bin", "dev", "proc", "root", "sbin", "sys", "tmp")),
@@ -39,9 +44,19 @@ def archive(busybox: bytes) -> bytes:
         ("bin/mkops-facts", program, (HERE / "mkops-facts").read_bytes()),
         ("sbin/poweroff", program, (HERE / "poweroff").read_bytes()),
         ("init", program, (HERE / "init").read_bytes()),
-        ("TRAILER!!!", 0),
     ]
+    if agent is not None:
+        members.append(("sbin/kerf-init", program, agent))
+        members.append(("sbin/kerf-entrypoint", program, (HERE / "kerf-entrypoint").read_bytes()))
+    members.append(("TRAILER!!!", 0))
     return b"".join(entry(number, *member) for number, member in enumerate(members, start=1))
+
+
+def with_boot_configuration(image: bytes, text: bytes) -> bytes:
+    """The image and its trailer, which Documentation/admin-guide/bootconfig.rst of the kernel describes."""
+    text += b"\0"
+    text += bytes(-(len(image) + len(text)) % 4)
+    return image + text + struct.pack("<II", len(text), sum(text)) + b"#BOOTCONFIG\n"
 
 
 def is_static(program: bytes) -> bool:
@@ -55,18 +70,29 @@ def is_static(program: bytes) -> bool:
     return ELF_INTERPRETER not in (int.from_bytes(program[at : at + 4], "little") for at in headers)
 
 
+def read_program(path: Path, remedy: str) -> bytes:
+    try:
+        program = path.read_bytes()
+    except OSError as error:
+        sys.exit(f"{path}: {error.strerror}: {remedy}")
+    if not is_static(program):
+        sys.exit(f"{path} is not a static 64-bit ELF program: {remedy}")
+    return program
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--busybox", type=Path, required=True, help="static busybox for x86-64")
+    parser.add_argument("--agent", type=Path, help="kerf-init, as kerf's wheel has it")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    try:
-        busybox = options.busybox.read_bytes()
-    except OSError as error:
-        sys.exit(f"{options.busybox}: {error.strerror}: install busybox-static")
-    if not is_static(busybox):
-        sys.exit(f"{options.busybox} is not a static 64-bit ELF program: install busybox-static")
-    image = gzip.compress(archive(busybox), mtime=0)
+    busybox = read_program(options.busybox, "install busybox-static")
+    agent = None
+    if options.agent is not None:
+        agent = read_program(options.agent, "take it from kerf's wheel, or make the image without an agent")
+    image = gzip.compress(archive(busybox, agent), mtime=0)
+    if agent is not None:
+        image = with_boot_configuration(image, BOOT_CONFIGURATION)
     if options.output.is_file() and options.output.read_bytes() == image:
         return
     options.output.parent.mkdir(parents=True, exist_ok=True)
