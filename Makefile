@@ -9,6 +9,9 @@ SCENARIO ?= default
 # `make lab-up KERNEL=stock`: hosts that run Debian's own kernel
 KERNEL ?= multikernel
 PYTEST_ARGS ?=
+# `make kernel-test`
+VARIANT ?= normal
+SHAPE ?= smp4
 
 export MKOPS_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mkops
 export PATH := $(MKOPS_CACHE)/venv/bin:$(PATH)
@@ -57,12 +60,19 @@ lint: ## Linters, the kernel series, and the collection as it would be published
 .PHONY: unit
 unit: ## Unit tests (PYTEST_ARGS=)
 	@tools/bootstrap test
-	pytest tests/unit $(PYTEST_ARGS)
+	pytest tests/unit tests/kernel $(PYTEST_ARGS)
 
 .PHONY: kernel
 kernel: ## Build a multikernel kernel (PROFILE=lab)
 	@tools/bootstrap build
 	ansible-playbook playbooks/kernel_build.yml -e kernel_profile=$(PROFILE)
+
+.PHONY: kernel-test
+kernel-test: ## Selftests of the series in QEMU (VARIANT=normal|lockdep|kasan SHAPE=smp4, docs/kernel-testing.md)
+	@tools/bootstrap build lab
+	@test -d $(MKOPS_CACHE)/series/linux-6.12 || tools/series unpack
+	tools/kernel-lab build $(VARIANT)
+	tools/kernel-lab run --variant $(VARIANT) --shape $(SHAPE)
 
 .PHONY: lab-up
 lab-up: ## Start a QEMU host with that kernel, or with Debian's (KERNEL=multikernel|stock)

@@ -1,0 +1,161 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The verdict of tools/kernel-lab: whatever goes wrong in a machine has to fail the run."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).resolve().parents[2] / "tools/kernel-lab"
+
+
+@pytest.fixture(scope="module")
+def lab():
+    loader = importlib.machinery.SourceFileLoader("kernel_lab", str(TOOL))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("kernel_lab", loader))
+    sys.modules["kernel_lab"] = module
+    loader.exec_module(module)
+    return module
+
+
+GOOD = [
+    "# lab: test pool",
+    "TAP version 13",
+    "1..2",
+    "ok 1 pool.a",
+    "ok 2 pool.b",
+    "# lab: exit pool 0",
+    "# lab: finished",
+]
+
+
+def changed(old: str, new: str | None) -> list[str]:
+    lines = [new if line == old else line for line in GOOD]
+    return [line for line in lines if line is not None]
+
+
+def test_good_run(lab):
+    counts, problems = lab.judge(GOOD, [], ["pool"])
+    assert counts == {"passed": 2, "failed": 0, "skipped": 0}
+    assert problems == []
+
+
+@pytest.mark.parametrize(
+    ("tap", "problem"),
+    [
+        (changed("ok 2 pool.b", "not ok 2 pool.b"), "not ok 2 pool.b"),
+        (changed("ok 2 pool.b", "ok 2 pool.b # SKIP no time"), "skipped: ok 2 pool.b # SKIP no time"),
+        (changed("# lab: exit pool 0", "# lab: exit pool 1"), "pool ended with status 1"),
+        (changed("# lab: exit pool 0", "# lab: exit pool 139"), "pool ended with status 139"),
+        (changed("# lab: exit pool 0", None), "pool did not come to its end"),
+        (changed("TAP version 13", "# lab: probe failed: nproc"), "probe failed: nproc"),
+        (["# lab: exit pool 0", "# lab: finished"], "there is no test result at all"),
+    ],
+)
+def test_bad_run(lab, tap, problem):
+    assert problem in lab.judge(tap, [], ["pool"])[1]
+
+
+def test_a_machine_that_dies_shows_its_last_words(lab):
+    problems = lab.judge(GOOD[:-1], ["booting", "Kernel panic"], ["pool"])[1]
+    assert len(problems) == 1
+    assert "Kernel panic" in problems[0]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "WARNING: possible circular locking dependency detected",
+        "WARNING: CPU: 0 PID: 89 at fs/kernfs/file.c:593 kernfs_unlink_open_file+0xdb/0xf0",
+        "BUG: sleeping function called from invalid context at kernel/locking/mutex.c:585",
+        "BUG: KASAN: slab-use-after-free in mk_console_read+0x1/0x2",
+        "UBSAN: array-index-out-of-bounds in x.c:1:2",
+        "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
+        "watchdog: BUG: soft lockup - CPU#1 stuck for 26s!",
+        "INFO: task kworker/0:1:9 blocked for more than 120 seconds.",
+        "kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
+        "Kernel panic - not syncing: Fatal exception",
+        "ODEBUG: free active (active state 0) object type: timer_list",
+        "BUG: workqueue lockup - pool cpus=0 node=0 flags=0x0 nice=0 stuck for 31s!",
+    ],
+)
+def test_reports(lab, tmp_path, line):
+    host, spawns = tmp_path / "console.log", tmp_path / "spawns.log"
+    host.write_text(f"[    1.000000] before\n[    2.000000] {line}\n")
+    assert lab.host_reports(host) == [f"[    2.000000] {line}"]
+    spawns.write_text(f"1| [    2.000000] {line}\n")
+    assert lab.spawn_reports(spawns) == [f"1| [    2.000000] {line}"]
+
+
+def test_a_provoked_crash_is_no_report(lab, tmp_path):
+    spawns = tmp_path / "spawns.log"
+    spawns.write_text(
+        "1| mk-init: ready boot_id=a\n"
+        "1| mk-init: provoking a panic\n"
+        "1| [    2.0] Kernel panic - not syncing: sysrq triggered crash\n"
+        "2| [    2.1] WARNING: of a sibling\n"
+        "1| mk-init: ready boot_id=b\n"
+        "1| [    3.0] BUG: by itself\n"
+    )
+    assert lab.spawn_reports(spawns) == ["2| [    2.1] WARNING: of a sibling", "1| [    3.0] BUG: by itself"]
+
+
+def test_harmless_lines(lab, tmp_path):
+    log = tmp_path / "console.log"
+    log.write_text(
+        "[    0.0] Command line: console=ttyS0 panic=-1\n"
+        "[    0.1] rcu: Hierarchical RCU implementation.\n"
+        "[    0.2] multikernel: Failed to apply overlay transaction 3: no (-22)\n"
+        "[    0.3] Spectre V2 : Mitigation: Retpolines\n"
+    )
+    assert lab.host_reports(log) == []
+
+
+def test_tail_gives_complete_lines_once(lab, tmp_path):
+    log = tmp_path / "tap.log"
+    tail = lab.Tail(log)
+    assert list(tail.lines()) == []
+    log.write_bytes(b"one\r\ntwo\nthr")
+    assert list(tail.lines()) == ["one", "two"]
+    with log.open("ab") as file:
+        file.write(b"ee\n")
+    assert list(tail.lines()) == ["three"]
+    assert list(tail.lines()) == []
+
+
+def test_jobs_quote_what_they_are_given(lab):
+    shape = lab.Shape("test", probes=("true",))
+    script = lab.jobs_script(shape, [["pool", "-t", "a b"]], {"MK_X": "1; reboot"})
+    assert "export MK_X='1; reboot'\n" in script
+    assert "; /tests/pool -t 'a b'; " in script
+    assert "(true) || echo '# lab: probe failed:' true\n" in script
+
+
+def test_names_are_those_of_the_makefile(lab, tmp_path):
+    makefile = tmp_path / lab.SELFTESTS / "Makefile"
+    makefile.parent.mkdir(parents=True)
+    makefile.write_text("TEST_GEN_PROGS := pool \\\n\tconsole\nTEST_GEN_PROGS += race\nTEST_GEN_FILES := x\n")
+    assert lab.test_names(tmp_path) == ["pool", "console", "race"]
+
+
+def test_sparse_warnings_lose_their_lines(lab):
+    output = (
+        "  CHECK   ../linux/kernel/a.c\n"
+        "/src/linux/kernel/a.c:12:9: warning: context imbalance in 'f' - unexpected unlock\n"
+        "/src/linux/kernel/b.c:13:9: warning: something else\n"
+    )
+    assert lab.warnings_of(output, "kernel/a.c") == ["context imbalance in 'f' - unexpected unlock"]
+
+
+def test_every_fragment_of_a_variant_exists(lab):
+    for fragments in lab.VARIANTS.values():
+        for name in fragments:
+            assert (lab.TOP / "roles/kernel/files/config" / f"{name}.config").exists()
+    assert set(lab.VARIANTS) == set(lab.SLOWNESS)
