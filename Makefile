@@ -9,11 +9,12 @@ SCENARIO ?= default
 # `make lab-up KERNEL=stock`: hosts that run Debian's own kernel
 KERNEL ?= multikernel
 PYTEST_ARGS ?=
-# `make kernel-test`
 VARIANT ?= normal
 SHAPE ?= smp4
+TESTS ?=
 
 export MKOPS_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mkops
+SERIES_TREE := $(MKOPS_CACHE)/series-test/linux-6.12
 export PATH := $(MKOPS_CACHE)/venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.ansible/collections
@@ -39,12 +40,13 @@ demo: ## From nothing to kernels of their own on a QEMU host, twice, and one cra
 	tools/demo
 
 .PHONY: test
-test: ## Everything that must pass: lint, unit, both Molecule scenarios
-	@tools/stages lint unit "molecule SCENARIO=default" "molecule SCENARIO=kernel"
+test: ## Everything that must pass: lint, unit, the kernel's selftests, the Molecule scenarios
+	@tools/stages lint unit kernel-test "molecule SCENARIO=default" "molecule SCENARIO=kernel" \
+		"molecule SCENARIO=kerf" "molecule SCENARIO=layout" "molecule SCENARIO=refuse"
 
 .PHONY: test-full
-test-full: ## test, and the demo
-	@tools/stages test demo
+test-full: ## test, the selftests on all kernels and machines, endurance, fuzzing, and the demo (hours)
+	@tools/stages test kernel-test-full demo
 
 .PHONY: lint
 lint: ## Linters, the kernel series, and the collection as it would be published
@@ -62,17 +64,17 @@ unit: ## Unit tests (PYTEST_ARGS=)
 	@tools/bootstrap test
 	pytest tests/unit tests/kernel $(PYTEST_ARGS)
 
+.PHONY: kernel-test
+kernel-test: ## The series' selftests on a host that boots it (VARIANT=normal SHAPE=smp4 TESTS=all)
+	@tools/bootstrap build lab test
+	tools/series sync $(SERIES_TREE)
+	tools/kernel-lab --tree $(SERIES_TREE) build $(VARIANT)
+	tools/kernel-lab --tree $(SERIES_TREE) run --variant $(VARIANT) --shape $(SHAPE) $(TESTS)
+
 .PHONY: kernel
 kernel: ## Build a multikernel kernel (PROFILE=lab)
 	@tools/bootstrap build
 	ansible-playbook playbooks/kernel_build.yml -e kernel_profile=$(PROFILE)
-
-.PHONY: kernel-test
-kernel-test: ## Selftests of the series in QEMU (VARIANT=normal|lockdep|kasan SHAPE=smp4, docs/kernel-testing.md)
-	@tools/bootstrap build lab
-	@test -d $(MKOPS_CACHE)/series/linux-6.12 || tools/series unpack
-	tools/kernel-lab build $(VARIANT)
-	tools/kernel-lab run --variant $(VARIANT) --shape $(SHAPE)
 
 .PHONY: lab-up
 lab-up: ## Start a QEMU host with that kernel, or with Debian's (KERNEL=multikernel|stock)
