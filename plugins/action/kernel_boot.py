@@ -1,0 +1,325 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The controller's part of kernel_boot: it restarts the host, waits for it, and has it judged and promoted.
+
+Nothing here is needed for the host to come back: that is arranged on the host before it restarts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import re
+import time
+
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError, AnsibleFileNotFound
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+MODULE = "mkops.multikernel.kernel_boot"
+INSTANCE = "mkops.multikernel.instance"
+INTERNAL = ("phase", "trial", "image_sha256")
+POLL_SECONDS = 2
+DOWN_SECONDS = 600
+CONSOLE_BYTES = 1 << 20
+CONSOLE_LINES = 60
+# What the kernel on trial says when it goes by itself.
+GIVEN_UP = "mkops: the kernel on trial is given up"
+PROBE = "cat /proc/sys/kernel/random/boot_id /proc/sys/kernel/osrelease /proc/cmdline"
+
+display = Display()
+
+
+class Stop(Exception):
+    """The run ends here, with this as the result."""
+
+    def __init__(self, result: dict) -> None:
+        super().__init__()
+        self.result = result
+
+
+def parse_probe(output: str) -> tuple[str, str, str] | None:
+    """(boot id, release, command line), or nothing if that is not what was printed."""
+    lines = output.splitlines()
+    if len(lines) < 3 or not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", lines[-3].strip()):
+        return None
+    return lines[-3].strip(), lines[-2].strip(), lines[-1].strip()
+
+
+def console_part(text: str, release: str) -> list[str]:
+    """What the wanted kernel printed: from the last time that it said its name."""
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", line) for line in text.splitlines()]
+    lines = [line for line in lines if line.strip()]
+    starts = [number for number, line in enumerate(lines) if f"Linux version {release} " in line]
+    if not starts:
+        return lines
+    lines = lines[starts[-1] :]
+    ends = [number for number, line in enumerate(lines[1:], 1) if "Linux version " in line]
+    return lines[: ends[0]] if ends else lines
+
+
+def cause(evidence: dict[str, list[str]]) -> str:
+    """In one sentence why a kernel was never reached."""
+    for lines in evidence.values():
+        for line in lines:
+            if match := re.search(r"Kernel panic - not syncing: (.*?)[. ]*$", line):
+                return f"it panicked: {match[1]}"
+    lines = itertools.chain.from_iterable(evidence.values())
+    if "trial" in evidence or any(GIVEN_UP in line for line in lines):
+        return "it ran but could not be reached, and gave up when its time was over"
+    for line in reversed(evidence.get("console", [])):
+        if line.startswith("error: "):
+            return f"the boot loader could not start it: {line}"
+    return "it never came up"
+
+
+class ActionModule(ActionBase):
+    _supports_check_mode = True
+    _supports_async = False
+
+    def run(self, tmp: object = None, task_vars: dict | None = None) -> dict:
+        result = super().run(tmp, task_vars)
+        self._task_vars = task_vars
+        self._host = self._task.delegate_to or (task_vars or {}).get("inventory_hostname", "")
+        if given := [name for name in INTERNAL if name in self._task.args]:
+            raise AnsibleActionFail(f"{', '.join(given)}: set by the module itself, leave it out")
+        self._args = dict(self._task.args)
+        self._local_files()
+        self._notice_dead_connections()
+        try:
+            return result | self._converge()
+        except Stop as stop:
+            return result | stop.result
+
+    # --- the way through --------------------------------------------------------------------------
+
+    def _converge(self) -> dict:
+        planned = self._module("plan")
+        if planned.get("failed"):
+            return planned | {"outcome": "failed"}
+        todo = planned.pop("todo")
+        planned.pop("boot_id", None)
+        release = self._release = planned["release"]
+        self._base = planned
+        if planned["reasons"]:
+            raise Stop(self._failure("refused", planned["reasons"], "nothing was changed", changed=False))
+        if not planned["changed"]:
+            return planned | {"outcome": "unchanged"}
+        if self._task.check_mode:
+            return planned | {"outcome": "planned"}
+        if todo["boot"] and self._connection.transport == "local":
+            reason = "this host is the controller, which cannot restart itself and wait for that"
+            raise Stop(self._failure("refused", [reason], "nothing was changed", changed=False))
+
+        self._send(todo)
+        if todo["install"]:
+            self._say(f"installs {release}")
+        self._must(self._module("install"), "it was not installed")
+        for name in todo["stop"]:
+            self._stop_instance(name)
+        if todo["boot"]:
+            return self._trial()
+        if todo["promote"]:
+            return self._judge(todo["trial"])
+        return planned | {"outcome": "installed"} | self._after(None)
+
+    def _trial(self) -> dict:
+        console = self._console_size()
+        started = self._must(self._module("trial"), "it was not booted")
+        self._begin = time.monotonic()
+        trial = started["trial"]
+        self._say(f"restarts, to boot {self._release} once")
+        seen = self._wait({trial["boot_id"]})
+        if f"mkops.trial={trial['token']}" not in seen[2].split():
+            return self._fallen_back(seen, [], console)
+        self._say(f"is back on {seen[1]}, judging its health")
+        return self._judge(trial, seen, console)
+
+    def _judge(self, trial: dict, seen: tuple[str, str, str] | None = None, console: int = 0) -> dict:
+        try:
+            judged = self._module("judge", trial=trial or None)
+            reasons = judged.get("reasons") or ([judged["msg"]] if judged.get("failed") else [])
+            if not reasons:
+                promoted = self._module("promote", trial=trial or None)
+                reasons = [f"it could not be promoted: {promoted['msg']}"] if promoted.get("failed") else []
+        except AnsibleConnectionFailure as error:
+            reasons = [f"the connection was lost while it was judged: {error}"]
+        if reasons and not trial:
+            raise Stop(self._failure("failed", reasons, "it runs, but was not made the default"))
+        if reasons:
+            return self._give_up(trial, seen, reasons, console)
+        self._say(f"{self._release} is healthy and the default now")
+        seconds = {"down_seconds": round(time.monotonic() - self._begin, 1)} if seen else {}
+        facts = {name: promoted[name] for name in ("running", "previous", "removed")}
+        return self._base | facts | seconds | {"outcome": "promoted"} | self._after(promoted["after"])
+
+    def _give_up(self, trial: dict, seen: tuple | None, reasons: list[str], console: int) -> dict:
+        self._say(f"{self._release} is not healthy, going back to {trial['previous']}: {'; '.join(reasons)}")
+        boot = seen[0] if seen else ""
+        if not boot:
+            boot = (self._probe() or ("",))[0]
+        # Should this not work, the timer on the host does the same a little later.
+        with contextlib.suppress(AnsibleConnectionFailure):
+            self._module("give_up")
+        self._begin = getattr(self, "_begin", time.monotonic())
+        return self._fallen_back(self._wait({boot, trial["boot_id"]}), reasons, console)
+
+    def _fallen_back(self, seen: tuple[str, str, str], reasons: list[str], console: int) -> dict:
+        seconds = round(time.monotonic() - self._begin, 1)
+        report = self._module("report")
+        evidence = self._console(console) | report.get("evidence", {})
+        reasons = reasons or [cause(evidence)]
+        kept = (
+            "which is still the default" if report.get("default") == seen[1] else "but the default is another"
+        )
+        what = f"the host is back on {seen[1]}, {kept}, after {seconds:.0f} s"
+        if report.get("failed"):
+            what += f"; what is left of the trial could not be removed: {report['msg']}"
+        failure = self._failure("fell_back", reasons, what)
+        failure |= {"running": seen[1], "down_seconds": seconds, "evidence": evidence}
+        raise Stop(failure | self._after(report.get("after")))
+
+    # --- parts ------------------------------------------------------------------------------------
+
+    def _failure(self, outcome: str, reasons: list[str], what: str, changed: bool = True) -> dict:
+        message = f"kernel {self._release} on {self._host}: {'; '.join(reasons)}. {what[0].upper()}{what[1:]}"
+        return self._base | {
+            "failed": True,
+            "changed": changed,
+            "msg": message,
+            "reasons": reasons,
+            "outcome": outcome,
+        }
+
+    def _must(self, result: dict, what: str) -> dict:
+        if result.get("failed"):
+            raise Stop(
+                self._base | result | {"outcome": "failed", "msg": f"{result['msg']}. On {self._host} {what}"}
+            )
+        return result
+
+    def _after(self, view: str | None) -> dict:
+        """The diff with what came of it, which is not always what was planned."""
+        return {"diff": self._base["diff"] | {"after": view}} if view else {}
+
+    def _module(self, phase: str, trial: dict | None = None) -> dict:
+        args = self._args | {"phase": phase} | ({"trial": trial} if trial else {})
+        return self._execute_module(module_name=MODULE, module_args=args, task_vars=self._task_vars)
+
+    def _stop_instance(self, name: str) -> None:
+        self._say(f"stops instance {name}")
+        args = {"name": name, "state": "absent", "stop_timeout": int(self._args.get("stop_timeout", 60))}
+        stopped = self._execute_module(module_name=INSTANCE, module_args=args, task_vars=self._task_vars)
+        self._must(stopped, "no restart was tried")
+
+    def _probe(self) -> tuple[str, str, str] | None:
+        with contextlib.suppress(AnsibleError):
+            self._connection.reset()
+        try:
+            done = self._low_level_execute_command(PROBE)
+        except AnsibleError as error:
+            display.vvv(f"kernel_boot [{self._host}]: {error}")
+            return None
+        return parse_probe(done.get("stdout", "")) if done.get("rc") == 0 else None
+
+    def _wait(self, known: set[str]) -> tuple[str, str, str]:
+        """The first boot that is none of the known ones."""
+        limit = int(self._args.get("timeout") or int(self._args.get("trial_timeout", 600)) + DOWN_SECONDS)
+        console = self._console_size()
+        deadline = time.monotonic() + limit
+        reached = None
+        while time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+            seen = self._probe()
+            if seen and seen[0] not in known:
+                return seen
+            reached = seen or reached
+        state = "it answered, but never restarted" if seen else "it does not answer"
+        failure = self._failure(
+            "lost", [f"the host did not come back in {limit} s: {state}"], "look at its console"
+        )
+        raise Stop(failure | {"evidence": self._console(console)})
+
+    def _console_size(self) -> int:
+        path = self._args.get("console_log")
+        return os.path.getsize(path) if path and os.path.exists(path) else 0
+
+    def _console(self, offset: int) -> dict[str, list[str]]:
+        path = self._args.get("console_log")
+        if not path or not os.path.exists(path):
+            return {}
+        with open(path, "rb") as file:
+            size = os.path.getsize(path)
+            file.seek(max(offset if offset <= size else 0, size - CONSOLE_BYTES))
+            text = file.read().decode(errors="replace")
+        lines = console_part(text, self._release)
+        return {"console": lines[-CONSOLE_LINES:]} if lines else {}
+
+    # --- files and connection ---------------------------------------------------------------------
+
+    def _local_files(self) -> None:
+        """Find packages and image on the controller, before anything is done."""
+        if self._args.get("console_log"):
+            self._args["console_log"] = os.path.expanduser(self._args["console_log"])
+        if boolean(self._args.get("remote_src", False), strict=False):
+            return
+        packages = self._args.get("packages") or []
+        packages = [path.strip() for path in packages.split(",")] if isinstance(packages, str) else packages
+        image = self._args.get("image")
+        found, missing = {}, []
+        for name in [*packages, *([image] if image else [])]:
+            try:
+                found[name] = self._find_needle("files", os.path.expanduser(str(name)))
+            except AnsibleFileNotFound:
+                missing.append(str(name))
+        if missing:
+            raise AnsibleActionFail(
+                f"not found on the controller: {', '.join(missing)}. Give paths that exist, absolute or "
+                "relative to the playbook or role; for files on the host set remote_src"
+            )
+        if packages:
+            self._args["packages"] = [found[name] for name in packages]
+        if image:
+            self._args["image"] = found[image]
+            with open(found[image], "rb") as file:
+                self._args["image_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+
+    def _send(self, todo: dict) -> None:
+        """Only what the host needs."""
+        if (
+            boolean(self._args.get("remote_src", False), strict=False)
+            or self._connection.transport == "local"
+        ):
+            return
+        if todo["install"]:
+            self._args["packages"] = [self._sent(path) for path in self._args["packages"]]
+        if todo["image"]:
+            self._args["image"] = self._sent(self._args["image"])
+
+    def _sent(self, path: str) -> str:
+        shell = self._connection._shell
+        if shell.tmpdir is None:
+            self._make_tmp_path()
+        target = shell.join_path(shell.tmpdir, os.path.basename(path))
+        self._say(f"sends {os.path.basename(path)}, {os.path.getsize(path) / 1e6:.0f} MB")
+        self._transfer_file(path, target)
+        self._fixup_perms2([shell.tmpdir, target])
+        return target
+
+    def _notice_dead_connections(self) -> None:
+        """A host that loses its network does not close connections: SSH has to find out."""
+        if self._connection.transport != "ssh":
+            return
+        extra = self._connection.get_option("ssh_extra_args") or ""
+        alive = "-o ServerAliveInterval=5 -o ServerAliveCountMax=4"
+        self._connection.set_option("ssh_extra_args", f"{extra} {alive}".strip())
+        with contextlib.suppress(AnsibleError):
+            self._connection.reset()
+
+    def _say(self, text: str) -> None:
+        display.display(f"kernel_boot [{self._host}]: {text}")

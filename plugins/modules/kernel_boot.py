@@ -1,0 +1,405 @@
+#!/usr/bin/python
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: kernel_boot
+short_description: Install a kernel, boot it once on trial, and keep it only if it is healthy
+version_added: 0.2.0
+description:
+  - Has a host run a kernel without ever losing the one that works.
+  - The running kernel is made the boot loader's default, the new one is installed beside it and chosen for
+    the next boot only. When the host is back, the kernel is judged, and becomes the default when it is
+    healthy.
+  - When it is not, the host goes back to the earlier kernel by itself, whatever happened to the new one. A
+    crash restarts the machine at once, because the kernel on trial gets C(panic=10) and what turns lock-ups
+    into crashes. A kernel that runs but cannot be reached, or stops in emergency mode, is given up by a timer
+    on the host after O(trial_timeout). A damaged image makes GRUB restart. The module then fails, with the
+    reason and what is known of the failed boot.
+  - A kernel that was kept is returned to the same way, by naming its release, or V(previous).
+options:
+  release:
+    description:
+      - What C(uname -r) says on the wanted kernel.
+      - V(previous) is the last good kernel before the one that was promoted last.
+    type: str
+    required: true
+  state:
+    description:
+      - V(installed) only has the kernel installed, beside the others. The default stays the running kernel.
+      - V(booted) has it running and the default.
+    type: str
+    choices: [installed, booted]
+    default: booted
+  packages:
+    description:
+      - Debian packages of the kernel, among them C(linux-image-RELEASE).
+      - Not needed when the kernel is installed already.
+    type: list
+    elements: path
+  image:
+    description: Uncompressed C(vmlinux), to be placed as C(/boot/vmlinux-RELEASE) for spawned kernels.
+    type: path
+  remote_src:
+    description:
+      - If V(false), O(packages) and O(image) are on the controller and sent when they are needed.
+      - If V(true), they are on the host.
+    type: bool
+    default: false
+  cmdline:
+    description:
+      - More words for the command line of this kernel alone, such as that of a profile.
+      - With it the kernel gets an entry of its own in GRUB's C(custom.cfg).
+    type: str
+    default: ""
+  keep:
+    description:
+      - How many kernels to keep of those that this module installed.
+      - The running, the last good, and the default kernel stay in any case, and so do all that others
+        installed. The oldest go first, after a promotion.
+    type: int
+    default: 3
+  reboot_ok:
+    description:
+      - Whether the host may be restarted.
+      - If not, and a restart is needed, the module changes nothing, fails, and says so.
+    type: bool
+    default: false
+  instances:
+    description:
+      - What to do with spawned kernels that are loaded or running. The kernel refuses to restart in an
+        emergency while there are any.
+      - V(refuse) changes nothing and fails. V(stop) stops and deletes them before the restart.
+    type: str
+    choices: [refuse, stop]
+    default: refuse
+  stop_timeout:
+    description: Seconds to wait for each instance to stop.
+    type: int
+    default: 60
+  health:
+    description: What a kernel has to show before it is promoted, beyond being reached by Ansible.
+    type: dict
+    default: {}
+    suboptions:
+      multikernel:
+        description: Whether it must have the multikernel interface.
+        type: bool
+        default: false
+      units:
+        description:
+          - Units that must be active.
+          - A unit that failed, and had not failed on the earlier kernel, always speaks against the new one.
+        type: list
+        elements: str
+        default: []
+      checks:
+        description: Commands, as lists of words, that must end with 0 on the host. No shell is involved.
+        type: list
+        elements: list
+        default: []
+      timeout:
+        description: Seconds that the kernel has to become healthy, from when it is reached.
+        type: int
+        default: 120
+  trial_timeout:
+    description:
+      - Seconds from the start of the kernel on trial after which the host restarts by itself, unless the
+        kernel was promoted.
+      - It has to be longer than booting and O(health.timeout) together.
+    type: int
+    default: 600
+  timeout:
+    description:
+      - Seconds to wait for the host to come back, whichever kernel it runs.
+      - By default O(trial_timeout) and 600 seconds more.
+    type: int
+  console_log:
+    description:
+      - File on the controller that the host's serial console is written to, if there is one.
+      - What was added to it during a failed trial is part of the result.
+    type: path
+  phase:
+    description:
+      - The part of the work to do on the host. Set by the module's own action, there is no need to use it.
+    type: str
+    choices: [plan, install, trial, judge, promote, give_up, report]
+    default: plan
+  trial:
+    description: What the phase V(trial) returned. Set by the module's own action.
+    type: dict
+  image_sha256:
+    description: Checksum of O(image) on the controller. Set by the module's own action.
+    type: str
+notes:
+  - Only GRUB 2 as Debian and its relatives set it up is supported. The menu C(/boot/grub/grub.cfg) has to be
+    on a file system that GRUB can write, so that a trial is forgotten when it starts.
+  - On the host it uses C(/boot/grub/custom.cfg), two units named C(mkops-kernel-trial) during a trial, and
+    C(/var/lib/mkops/kernel-boot).
+  - What hangs before systemd starts without a crash comes back only with a hardware watchdog that runs from
+    power-on; the module warns when there is no watchdog.
+extends_documentation_fragment:
+  - mkops.multikernel.attributes
+  - mkops.multikernel.attributes.changes
+attributes:
+  platform:
+    platforms: debian
+seealso:
+  - module: mkops.multikernel.kernel_build
+  - module: mkops.multikernel.instance
+author:
+  - mkops contributors (@mkops)
+"""
+
+EXAMPLES = r"""
+- name: Run the kernel that was built, if it is healthy
+  mkops.multikernel.kernel_boot:
+    release: "{{ kernel.release }}"
+    packages: "{{ kernel.debs }}"
+    image: "{{ kernel.vmlinux }}"
+    reboot_ok: true
+    health:
+      multikernel: true
+      units: [ssh.service, postgresql.service]
+      checks:
+        - [curl, --fail, --silent, http://127.0.0.1:8080/health]
+
+- name: Go back to the last good kernel
+  mkops.multikernel.kernel_boot:
+    release: previous
+    reboot_ok: true
+"""
+
+RETURN = r"""
+release:
+  description: The wanted kernel.
+  type: str
+  returned: always
+  sample: 6.12.107-mkops-0a1b2c3d
+running:
+  description: The kernel that runs now; in check mode, the one that ran before.
+  type: str
+  returned: always
+  sample: 6.12.107-mkops-0a1b2c3d
+previous:
+  description: The last good kernel before it, which V(previous) stands for.
+  type: str
+  returned: always
+steps:
+  description: What was done, or in check mode would be done.
+  type: list
+  elements: str
+  returned: always
+  sample: [install 6.12.107-mkops-0a1b2c3d]
+reasons:
+  description: Everything that speaks against the wish, or against the kernel that was tried.
+  type: list
+  elements: str
+  returned: when refused or fallen back
+outcome:
+  description:
+    - V(unchanged), V(planned) in check mode, V(installed), V(promoted), V(refused), V(fell_back) when the
+      earlier kernel runs again, V(lost) when the host did not come back, or V(failed).
+  type: str
+  returned: always
+evidence:
+  description:
+    - What is known of the failed boot, the last lines of each. C(console) from O(console_log), C(trial) what
+      the kernel on trial wrote before it gave up, C(journal) and C(pstore) what lasted.
+  type: dict
+  returned: when fallen back or lost
+down_seconds:
+  description: Seconds from the restart to the host being reached again for good.
+  type: float
+  returned: when restarted
+  sample: 34.5
+"""
+
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_boot as kernel_boot
+from ansible_collections.mkops.multikernel.plugins.module_utils._boot_host import Machine, sha256
+from ansible_collections.mkops.multikernel.plugins.module_utils._errors import Failure
+
+HEALTH = {
+    "multikernel": {"type": "bool", "default": False},
+    "units": {"type": "list", "elements": "str", "default": []},
+    "checks": {"type": "list", "elements": "list", "default": []},
+    "timeout": {"type": "int", "default": 120},
+}
+PHASES = ("plan", "install", "trial", "judge", "promote", "give_up", "report")
+ARGUMENT_SPEC = {
+    "release": {"type": "str", "required": True},
+    "state": {"type": "str", "choices": ["installed", "booted"], "default": "booted"},
+    "packages": {"type": "list", "elements": "path"},
+    "image": {"type": "path"},
+    "remote_src": {"type": "bool", "default": False},
+    "cmdline": {"type": "str", "default": ""},
+    "keep": {"type": "int", "default": 3},
+    "reboot_ok": {"type": "bool", "default": False},
+    "instances": {"type": "str", "choices": ["refuse", "stop"], "default": "refuse"},
+    "stop_timeout": {"type": "int", "default": 60},
+    "health": {"type": "dict", "default": {}, "options": HEALTH, "apply_defaults": True},
+    "trial_timeout": {"type": "int", "default": 600},
+    "timeout": {"type": "int"},
+    "console_log": {"type": "path"},
+    "phase": {"type": "str", "choices": list(PHASES), "default": "plan"},
+    "trial": {"type": "dict"},
+    "image_sha256": {"type": "str"},
+}
+JUDGE_SECONDS = 3
+
+
+class Run:
+    """One phase on the host."""
+
+    def __init__(self, module: AnsibleModule, machine: Machine):
+        self.params = module.params
+        self.machine = machine
+        self.host = machine.look(self.params["release"])
+        self.todo = kernel_boot.plan(self._wish(), self.host)
+
+    def _wish(self) -> kernel_boot.Wish:
+        params = self.params
+        image_sha256 = params["image_sha256"] or ""
+        if params["image"] and params["remote_src"]:
+            try:
+                image_sha256 = sha256(self.machine.at(params["image"]))
+            except OSError as error:
+                raise Failure(f"image {params['image']} cannot be read: {error.strerror}") from error
+        return kernel_boot.Wish(
+            release=params["release"],
+            boot=params["state"] == "booted",
+            package=bool(params["packages"]),
+            image_sha256=image_sha256,
+            cmdline=params["cmdline"].strip(),
+            keep=params["keep"],
+            reboot_ok=params["reboot_ok"],
+            stop_instances=params["instances"] == "stop",
+            trial_timeout=params["trial_timeout"],
+            health_timeout=params["health"]["timeout"],
+        )
+
+    def facts(self) -> dict:
+        return {
+            "release": self.todo.release or self.params["release"],
+            "running": self.machine.running(),
+            "boot_id": self.machine.boot_id(),
+            "previous": self.machine.record().get("previous", ""),
+        }
+
+    def plan(self) -> dict:
+        todo = self.todo
+        return {
+            "changed": todo.changed,
+            "steps": todo.steps(),
+            "reasons": list(todo.refusals),
+            "todo": {
+                "install": todo.install,
+                "image": todo.image,
+                "boot": todo.boot,
+                "resume": todo.resume,
+                "promote": todo.promote,
+                "remove": list(todo.remove),
+                "stop": list(todo.stop),
+                "trial": dict(self.host.trial) if todo.resume else {},
+            },
+            "diff": {
+                "before": kernel_boot.view(self.host),
+                "after": kernel_boot.foresee(self._wish(), self.host, todo),
+            },
+        }
+
+    def refuse(self) -> None:
+        """What was planned may have become impossible since."""
+        if self.todo.refusals:
+            raise Failure("; ".join(self.todo.refusals))
+
+    def install(self) -> dict:
+        self.refuse()
+        self.machine.install(self.todo, self.params["packages"] or [], self.params["image"] or "")
+        return {"changed": True}
+
+    def trial(self) -> dict:
+        self.refuse()
+        trial = self.machine.arm(self.todo, self._wish(), self.host)
+        try:
+            self.machine.restart()
+        except Failure:
+            self.machine.disarm()
+            raise
+        return {"changed": True, "trial": trial}
+
+    def judge(self) -> dict:
+        health, trial = self.params["health"], self.params["trial"] or {}
+        wanted = {
+            "release": self.todo.release,
+            "multikernel": health["multikernel"],
+            **{name: trial[name] for name in ("boot_id", "token", "failed_units") if name in trial},
+        }
+        if not trial:
+            wanted["failed_units"] = self.machine.failed_units()
+        deadline = time.monotonic() + health["timeout"]
+        while True:
+            left = deadline - time.monotonic()
+            seen = self.machine.health(health["units"], health["checks"], max(left, 1))
+            reasons = kernel_boot.judge(wanted, seen)
+            if not reasons or deadline - time.monotonic() < JUDGE_SECONDS:
+                return {"changed": False, "reasons": reasons, "seen": seen}
+            time.sleep(JUDGE_SECONDS)
+
+    def promote(self) -> dict:
+        trial = self.params["trial"] or {}
+        self.machine.promote(self.todo, self.params["cmdline"].strip(), trial.get("previous", ""))
+        host = self.machine.look(self.params["release"])
+        extra = kernel_boot.removable(host, self.todo.release, self.params["keep"], "")
+        self.machine.remove(extra)
+        after = self.machine.look(self.params["release"])
+        return {"changed": True, "removed": list(extra), "after": kernel_boot.view(after)}
+
+    def give_up(self) -> dict:
+        self.machine.give_up()
+        return {"changed": True}
+
+    def report(self) -> dict:
+        """The earlier kernel runs again: what happened, and the trial is forgotten."""
+        found = self.machine.evidence(self.host.trial) if self.host.trial else {}
+        if self.host.trial and not self.host.on_trial:
+            self.machine.disarm()
+        return {
+            "changed": True,
+            "evidence": found,
+            "default": self.host.starts(self.host.default),
+            "after": kernel_boot.view(self.machine.look(self.params["release"])),
+        }
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    machine = Machine()
+    phase = module.params["phase"]
+    try:
+        if phase == "plan":
+            run = Run(module, machine)
+            result = run.plan()
+            for warning in run.todo.warnings:
+                module.warn(warning)
+        else:
+            with machine.lock():
+                run = Run(module, machine)
+                result = getattr(run, phase)()
+        result |= run.facts()
+    except Failure as failure:
+        module.fail_json(msg=f"kernel {module.params['release']}: {failure}", **failure.details)
+    except OSError as error:
+        module.fail_json(msg=f"kernel {module.params['release']}: {error.filename}: {error.strerror}")
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
