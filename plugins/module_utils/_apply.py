@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ._console import ConsoleError, last_lines
 from ._kerf import HALT_TIMEOUT, TIMEOUT, Attempt, Kerf, KerfError, Outcome, wait_until, words_of
 from ._kernelfs import KernelFs
-from ._machine import ACTIVE, READY, Machine
+from ._machine import ACTIVE, LOADED, READY, Machine
 from ._plan import Step, cpu_list, describe_pool
 from ._ready import Watch
 from ._size import format_size
@@ -65,6 +66,8 @@ class Applier:
         outcome = self._kerf.call(words, timeout)
         if step.action == "load":
             outcome = self._load_again(step, words, outcome)
+        elif step.action == "set_cpus" and outcome.rc and wish.allow_restart:
+            outcome = self._set_cpus_stopped(step, words, outcome)
         if step.action == "set_pool":
             self._check_pool(step, outcome, attempt)
             return
@@ -80,6 +83,20 @@ class Applier:
                 break
             time.sleep(0.5)
             outcome = self._kerf.call(words)
+        return outcome
+
+    def _set_cpus_stopped(self, step: Step, words: tuple[str, ...], outcome: Outcome) -> Outcome:
+        """A kernel that does not tell which CPU a running instance was started on may refuse to take it."""
+        have = self._kernel.read().instances[step.name]
+        if have.status != ACTIVE or have.boot_cpu is not None:
+            return outcome
+        anew = (Step("kill", step.name, LOADED), Step("start", step.name, ACTIVE))
+        for between in anew:
+            with Attempt(self._kernel) as attempt:
+                self._take(between, attempt)
+            self.done.append(replace(between, text=f"{between.action} {step.name}: its CPUs need a restart"))
+            if between.action == "kill":
+                outcome = self._kerf.call(words)
         return outcome
 
     def _check_status(self, step: Step, outcome: Outcome, attempt: Attempt, manner: Manner) -> None:

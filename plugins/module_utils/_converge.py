@@ -19,6 +19,7 @@ from ._kernelfs import KernelFs, Paths
 from ._lock import host_lock
 from ._machine import Machine
 from ._plan import Plan, describe_instance, describe_pool, make_plan
+from ._steps import Step
 from ._wish import InstanceWish, Manner, PoolWish, Wish, make_instance_wish, make_manner, parse_headroom
 
 
@@ -62,6 +63,7 @@ class Result:
 
     plan: Plan
     machine: Machine
+    steps: tuple[Step, ...] = ()  # taken, or in check mode to be taken
     commands: list[str] = field(default_factory=list)
     console: dict[str, list[str]] = field(default_factory=dict)
 
@@ -122,7 +124,7 @@ def _change(
             kerf.line(words_of(step, wishes.get(step.name), manners.get(step.name, Manner()).force))
             for step in plan.steps
         ]
-        return Result(plan, machine, commands)
+        return Result(plan, machine, plan.steps, commands)
     applier = Applier(kernel, kerf, wishes, manners)
     try:
         applier.run(plan.steps)
@@ -132,7 +134,7 @@ def _change(
         failure.details["steps"] = [step.text for step in applier.done]
         failure.details["commands"] = kerf.commands
         raise
-    return Result(plan, kernel.read(), kerf.commands, applier.console)
+    return Result(plan, kernel.read(), tuple(applier.done), kerf.commands, applier.console)
 
 
 def _view(machine: Machine, plan: Plan) -> dict:

@@ -345,12 +345,15 @@ class KernelFs:
             resources = self._tree(at / "device_tree").find("/resources")
             status = self.status(name) or "unknown"
             record, recorded = self._record(name, booted) if status in ("loaded", "active") else ({}, 0)
+            cpus = read_cpus(resources, "cpus")
+            boot = resources.cells("boot-cpu", 8) or cpus
             stats = parse_stats(_text(at / "stats")) if interface.tells_exit else {}
             found[name] = Instance(
                 name=name,
                 id=instance_id,
                 status=status,
-                cpus=read_cpus(resources, "cpus"),
+                cpus=cpus,
+                boot_cpu=boot[0] if len(boot) == 1 else None,
                 memory=resources.cell("memory-bytes", 8),
                 kernel=record.get("kernel") or {},
                 initrd=record.get("initrd") or {},

@@ -84,7 +84,7 @@ class Instance:
     name: str
     id: int
     status: str
-    cpus: tuple[int, ...] = ()  # APIC ids, the one it starts on first
+    cpus: tuple[int, ...] = ()  # APIC ids
     memory: int = 0
     kernel: Mapping = field(default_factory=dict)  # kerf's record of the loaded file; empty when unproven
     initrd: Mapping = field(default_factory=dict)
@@ -92,6 +92,7 @@ class Instance:
     exit_reason: str | None = None  # these three, too
     epoch: int | None = None
     stats: Mapping[str, int] = field(default_factory=dict)
+    boot_cpu: int | None = None  # that it starts on and cannot give up while it runs; None: not told
     recorded: int = 0  # when kerf made its record, in nanoseconds
 
 

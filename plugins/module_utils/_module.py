@@ -76,4 +76,6 @@ def run_guarded(module: AnsibleModule, what: str, work: Callable[[], dict]) -> N
         message = str(failure)
         prefix = "" if message.startswith(what) else f"{what}: "
         module.fail_json(msg=f"{prefix}{message}", **failure.details)
+    for warning in result.pop("warnings", ()):
+        module.warn(warning)
     module.exit_json(**result)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from ._cpuset import format_cpus
 from ._errors import Refused
-from ._machine import ACTIVE, Machine
+from ._machine import ACTIVE, Instance, Machine
 from ._place import Board, choose_pool
 from ._size import MIB, format_size
 from ._steps import LEVELS, Anew, Building, Step, Targets
@@ -66,6 +66,7 @@ class _Planner:
         self.machine = machine
         self.reasons = reasons
         self.warnings: list[str] = []
+        self.misplaced: set[str] = set()  # instances that name CPUs which they cannot have
         self.declared = {one.name: one for one in wish.instances}
         current = machine.instances
         self.gone = [
@@ -243,7 +244,7 @@ class _Planner:
         every = {*self.pool_cpus, *machine.pool.cpus, *self.physical.values()}
         free = self.pool_cpus - taken.keys()
         current = machine.instances
-        have = {one.name: current[one.name].cpus if one.name in current else () for one in counted}
+        have = {one.name: _cpus_of(current[one.name]) if one.name in current else () for one in counted}
         running = {one.name for one in counted if one.name in current and current[one.name].status == ACTIVE}
         # Everybody keeps what it has; or at least what it cannot give up while it runs; or nothing.
         kept = have, {name: cpus[:1] for name, cpus in have.items() if name in running}, {}
@@ -320,6 +321,7 @@ class _Planner:
 
     def _check_explicit(self, one: InstanceWish, cpus: tuple[int, ...], holders: Mapping[int, str]) -> None:
         topology, machine = self.machine.topology, self.machine
+        before = len(self.reasons)
         for cpu in one.cpus or ():
             apic = self.physical.get(cpu)
             if apic in holders:
@@ -349,6 +351,8 @@ class _Planner:
                     f"CPU {cpu_list(machine, leaving)} is lent to instance {one.name} and cannot leave the"
                     f" pool: keep it in cpus, or say which CPUs {one.name} is to have"
                 )
+        if len(self.reasons) > before:
+            self.misplaced.add(one.name)
 
     # Memory of the pool
 
@@ -489,11 +493,13 @@ class _Planner:
 
     def _build_for_reasons(self) -> None:
         """There are reasons already: more of them may be found, but what is odd is not to end this."""
-        known = [one.name for one in self.wanted if one.name not in self.cpus]
+        unplaced = [one.name for one in self.wanted if one.name not in self.cpus]
         broken = any(
             one.memory is None and one.name not in self.machine.instances for one in self.wanted
         ) or any(current.status not in LEVELS for current in self.machine.instances.values())
-        if not known and not broken:
+        if not unplaced and not broken:
+            # Those that cannot have their CPUs keep what they have, and are in nobody's way.
+            self.cpus = {name: cpus for name, cpus in self.cpus.items() if name not in self.misplaced}
             self._build()
 
     def _warn(self, building: Building) -> None:
@@ -526,6 +532,12 @@ class _Planner:
                 f"the pool is larger than {format_size(_MAPPED_WITH_EASE)}, which Multikernel Linux up to"
                 " 7.0-mk2 cannot map: if memory comes back at once, see the kernel log"
             )
+
+
+def _cpus_of(instance: Instance) -> tuple[int, ...]:
+    """The one that it cannot give up first; where the kernel does not tell, it is most often the lowest."""
+    boot = instance.boot_cpu
+    return tuple(sorted(instance.cpus, key=lambda apic: (apic != boot, apic)))
 
 
 def _about(size: int) -> str:

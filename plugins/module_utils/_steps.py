@@ -297,8 +297,9 @@ class Building:
 
     def _boot_cpu_goes(self, one: InstanceWish, current: Instance) -> str | None:
         target = self.targets.cpus.get(one.name, current.cpus)
-        if current.status == ACTIVE and current.cpus and current.cpus[0] not in target:
-            cpu = cpu_list(self.machine, current.cpus[:1])
+        boot = current.boot_cpu
+        if current.status == ACTIVE and boot is not None and boot not in target:
+            cpu = cpu_list(self.machine, [boot])
             return f"CPU {cpu} is the one it was started on, which it cannot give up while it runs"
         return None
 

@@ -201,7 +201,7 @@ def main():
             "changed": plan.changed,
             "diff": {side: getattr(plan, side)["instances"].get(name, {}) for side in ("before", "after")},
             "instance": instance_facts(result.machine, name),
-            "steps": [step.action for step in plan.steps],
+            "steps": [step.action for step in result.steps],
             "commands": result.commands,
             "warnings": list(plan.warnings),
         }

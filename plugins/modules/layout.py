@@ -241,7 +241,7 @@ def main():
             "after": after,
             "pool": pool_facts(result.machine),
             "instances": instances_facts(result.machine),
-            "steps": [step.text for step in plan.steps],
+            "steps": [step.text for step in result.steps],
             "commands": result.commands,
             "warnings": list(plan.warnings),
         }

@@ -190,7 +190,7 @@ def main():
             "changed": plan.changed,
             "diff": {"before": plan.before["pool"], "after": plan.after["pool"]},
             "pool": pool_facts(result.machine),
-            "steps": [step.action for step in plan.steps],
+            "steps": [step.action for step in result.steps],
             "commands": result.commands,
             "warnings": list(plan.warnings),
         }

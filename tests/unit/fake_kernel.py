@@ -93,6 +93,7 @@ class FakeKernel:
     mounted: bool = True
     series: str = "full"  # this collection's: full, first; or upstream
     tells_logical: bool = True
+    tells_boot: bool = True
     tells_cmdline: bool = True
     version: str = "0.4.0"
     granule: int = 128 * MIB
@@ -217,7 +218,13 @@ class FakeKernel:
             at = f"/sys/fs/multikernel/instances/{name}"
             self.write(f"{at}/id", f"{one.id}\n")
             self.write(f"{at}/status", f"{one.status}\n")
-            own = {"cpus": u64(*one.cpus), "memory-base": u64(one.base), "memory-bytes": u64(one.memory)}
+            own = {
+                "cpus": u64(*sorted(one.cpus)),
+                "memory-base": u64(one.base),
+                "memory-bytes": u64(one.memory),
+            }
+            if self.series == "full" and self.tells_boot:
+                own["boot-cpu"] = u64(one.cpus[0])
             self.write(f"{at}/device_tree", device_tree({"model": name, "id": u32(one.id), "resources": own}))
             if self.series == "full":
                 self.write(f"{at}/exit_reason", f"{one.exit_reason}\n")

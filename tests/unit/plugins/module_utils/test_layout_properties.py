@@ -106,15 +106,18 @@ class World:
             wished = wishes[step.name].id
             assert wished not in ids
             number = wished or next(number for number in range(1, 512) if number not in ids)
-            instances[step.name] = Instance(step.name, number, "ready", tuple(sorted(step.cpus)), 0)
+            instances[step.name] = Instance(
+                step.name, number, "ready", tuple(sorted(step.cpus)), 0, boot_cpu=min(step.cpus)
+            )
             self.machine = replace(self.machine, instances=instances)
             self._give(step.name, step.memory, scattered=self.machine.interface.scatters)
         elif step.action == "set_cpus":
             kept = [apic for apic in have.cpus if apic in step.cpus]
             assert kept, "the last CPU stays"
-            assert have.status != "active" or kept[0] == have.cpus[0], "the boot CPU stays"
+            assert have.status != "active" or have.boot_cpu in kept, "the boot CPU stays"
             assert step.cpus - set(kept) <= set(pool.cpus) - lent
-            self._replace(have, cpus=(*kept, *sorted(step.cpus - set(kept))))
+            boot = have.boot_cpu if have.boot_cpu in kept else min(kept)
+            self._replace(have, cpus=tuple(sorted(step.cpus)), boot_cpu=boot)
         elif step.action == "set_memory":
             more = step.memory - have.memory
             assert more
@@ -327,7 +330,7 @@ def reached(wish, before, machine):
         old = before.instances.get(one.name)
         if old and old.status == "active" and not one.allow_restart and one.state != "stopped":
             assert have.status == "active"
-            assert have.cpus[0] == old.cpus[0]  # it was never stopped
+            assert have.boot_cpu == old.boot_cpu  # it was never stopped
     others = set(machine.instances) - names
     assert others == (set() if wish.prune else set(before.instances) - {one.name for one in wish.instances})
     assert all(machine.instances[name] == before.instances[name] for name in others)

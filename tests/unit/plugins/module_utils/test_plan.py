@@ -65,6 +65,7 @@ WEB = Instance(
     {"path": "/boot/vmlinux", "sha256": "k1"},
     {"path": "/boot/initrd", "sha256": "i1"},
     "quiet console=mktty0",
+    boot_cpu=4,
 )
 POOLED = replace(
     BARE,

@@ -379,6 +379,20 @@ def test_what_a_running_kernel_cannot_take_needs_a_restart(pooled, run_module, w
     assert not run_module(instance, pooled, state="started", **{**wish, **other})["changed"]
 
 
+def test_a_kernel_that_does_not_tell_the_boot_cpu_may_say_no(make_host, run_module, wish):
+    host = make_host(tells_boot=False, cpus=5, pool_cpus=[4, 6, 8], chunks=[(POOL_BASE, 512 * MIB, 0)])
+    run_module(instance, host, state="started", **{**wish, "cpus": 3})
+    run_module(instance, host, state="started", **{**wish, "cpus": "2-3"})
+    refused = run_module(instance, host, state="started", **{**wish, "cpus": "2,4"})
+    assert "the boot CPU stays" in refused["msg"]
+    assert host.instances["web"].epoch == 1
+    result = run_module(instance, host, state="started", allow_restart=True, **{**wish, "cpus": "2,4"})
+    assert (result["instance"]["cpus"], result["instance"]["state"]) == ([2, 4], "active")
+    assert result["steps"] == ["kill", "start", "set_cpus"]
+    assert host.instances["web"].epoch == 2
+    assert not run_module(instance, host, state="started", **{**wish, "cpus": "2,4"})["changed"]
+
+
 def test_kernels_that_cannot_resize(make_host, run_module, wish):
     host = make_host(series="first", pool_cpus=[4, 6], chunks=[(POOL_BASE, 512 * MIB, 0)])
     run_module(instance, host, state="started", **wish)
