@@ -71,6 +71,23 @@ kernel-test: ## The series' selftests on a host that boots it (VARIANT=normal SH
 	tools/kernel-lab --tree $(SERIES_TREE) build $(VARIANT)
 	tools/kernel-lab --tree $(SERIES_TREE) run --variant $(VARIANT) --shape $(SHAPE) $(TESTS)
 
+.PHONY: kernel-test-full
+kernel-test-full: ## The same on all kernels and machines, endurance, sparse, 30 minutes of fuzzing
+	@tools/bootstrap build lab test full
+	tools/series sync $(SERIES_TREE)
+	for variant in normal lockdep kasan; do \
+		tools/kernel-lab --tree $(SERIES_TREE) build $$variant; \
+		tools/kernel-lab --tree $(SERIES_TREE) run --variant $$variant; \
+	done
+	for shape in numa mem8g la57 x2apic bios uefi; do \
+		tools/kernel-lab --tree $(SERIES_TREE) run --shape $$shape; \
+	done
+	tools/kernel-lab --tree $(SERIES_TREE) run --name long --timeout 7200 \
+		--set MK_CYCLES=300 --set MK_PANICS=100 endurance
+	tools/kernel-lab --tree $(SERIES_TREE) bench
+	tools/kernel-lab --tree $(SERIES_TREE) sparse
+	tests/fuzz/run 1800 $(SERIES_TREE)
+
 .PHONY: kernel
 kernel: ## Build a multikernel kernel (PROFILE=lab)
 	@tools/bootstrap build
