@@ -483,6 +483,17 @@ def apply_series(tree: Path, patches: Sequence[Path]) -> None:
             raise BuildError(message, patch=str(patch), **error.details) from None
 
 
+def kconfig_texts(tree: Path) -> list[str]:
+    """All Kconfig files that count for x86."""
+    foreign = tree / "arch"
+    return [
+        path.read_text(errors="replace")
+        for path in sorted(tree.rglob("Kconfig*"))
+        if path.is_file()
+        and (foreign not in path.parents or path.parent == foreign or foreign / "x86" in path.parents)
+    ]
+
+
 def no_such_symbols(tree: Path, symbols: set[str]) -> set[str]:
     """Which of these symbols no Kconfig file of the tree defines."""
     absent = set(symbols)
@@ -682,17 +693,21 @@ class Builder:
         run(merge, "merge the configuration fragments", tree, {**environment, "ARCH": "x86"})
         config = _kconfig.parse_config((tree / ".config").read_text())
         if lost := _kconfig.lost(self.wanted, config):
-            raise self._lost_error(tree, lost)
+            raise self._lost_error(tree, lost, config)
         return config
 
-    def _lost_error(self, tree: Path, lost: list[tuple[_kconfig.Option, str]]) -> BuildError:
+    def _lost_error(
+        self, tree: Path, lost: list[tuple[_kconfig.Option, str]], config: Mapping[str, str]
+    ) -> BuildError:
+        texts = kconfig_texts(tree)
         unknown = no_such_symbols(tree, {option.symbol for option, _value in lost})
         reasons = []
         for option, value in lost:
             if option.symbol in unknown:
                 reason = "this source has no such symbol (is the series complete?)"
             elif value == "n":
-                reason = "it is not set in the result: something it depends on is missing"
+                why = _kconfig.why_unset(option.symbol, texts, config)
+                reason = f"it is not set in the result: {why or 'something it depends on is missing'}"
             else:
                 reason = f"the result has {value}: the symbol is selected or limited by another"
             reasons.append(f"{option} ({option.where}): {reason}")

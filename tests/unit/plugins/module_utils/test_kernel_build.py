@@ -513,12 +513,16 @@ def test_environment_of_make_is_fixed(cache, tree, monkeypatch):
 
 
 def test_lost_options_tell_their_reasons(cache, tree):
-    (tree / "kernel/Kconfig").write_text("config SMP\n\tbool\nconfig NR_CPUS\n\tint\n")
+    (tree / "kernel/Kconfig").write_text(
+        'config SMP\n\tbool "SMP"\n\tdepends on X86 && !UP\nconfig NR_CPUS\n\tint\n'
+    )
     build = builder(cache, "CONFIG_SMP=y\nCONFIG_NR_CPUS=64\nCONFIG_MULTIKERNEL=y\n")
-    error = build._lost_error(tree, _kconfig.lost(build.wanted, {"NR_CPUS": "8"}))
+    error = build._lost_error(
+        tree, _kconfig.lost(build.wanted, {"NR_CPUS": "8"}), {"NR_CPUS": "8", "UP": "y", "X86": "y"}
+    )
     assert str(error).splitlines()[0] == "3 wanted options are not in the final .config:"
     smp, cpus, multikernel = error.details["lost"]
-    assert smp.startswith("CONFIG_SMP=y (w.config:1): it is not set")
+    assert smp == "CONFIG_SMP=y (w.config:1): it is not set in the result: it depends on !UP"
     assert "the result has 8" in cpus
     assert "no such symbol" in multikernel
 
