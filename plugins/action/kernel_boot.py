@@ -73,7 +73,8 @@ def cause(evidence: dict[str, list[str]]) -> str:
     if "trial" in evidence or any(GIVEN_UP in line for line in lines):
         return "it ran but could not be reached, and gave up when its time was over"
     for line in reversed(evidence.get("console", [])):
-        if line.startswith("error: "):
+        # The second is what GRUB says at every start by UEFI from a disk with a DOS label.
+        if line.startswith("error: ") and "partition UUID of boot device" not in line:
             return f"the boot loader could not start it: {line}"
     return "it never came up"
 

@@ -136,6 +136,8 @@ def trial_entry(entry: Entry, words: Sequence[str]) -> list[str]:
             body.append(line)
     for load in loads:
         body += [f"\tif {load}; then", "\t\ttrue", "\telse", "\t\treboot", "\tfi"]
+    # By UEFI an image is looked at only when it is started; an entry that just ends leaves GRUB in its menu.
+    body += ["\tboot", "\treboot"]
     return [f"menuentry 'Trial of {entry.release}' --id '{TRIAL_ID}' {{", *body, "}"]
 
 

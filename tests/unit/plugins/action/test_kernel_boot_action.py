@@ -268,6 +268,7 @@ def test_parse_probe(output, seen):
             {"console": ["error: premature end of file."]},
             "the boot loader could not start it: error: premature",
         ),
+        ({"console": ["error: unable to determine partition UUID of boot device."]}, "it never came up"),
         ({}, "it never came up"),
     ],
 )

@@ -112,6 +112,8 @@ def test_trial_restarts_where_grub_would_wait_for_a_key():
         "else",
         "reboot",
         "fi",
+        "boot",
+        "reboot",
         "}",
     ]
 
