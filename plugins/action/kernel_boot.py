@@ -56,11 +56,10 @@ def console_part(text: str, release: str) -> list[str]:
     lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", line) for line in text.splitlines()]
     lines = [line for line in lines if line.strip()]
     starts = [number for number, line in enumerate(lines) if f"Linux version {release} " in line]
-    if not starts:
-        return lines
-    lines = lines[starts[-1] :]
+    # One that never did left only what the boot loader said, before another kernel came.
+    lines = lines[starts[-1] :] if starts else ["", *lines]
     ends = [number for number, line in enumerate(lines[1:], 1) if "Linux version " in line]
-    return lines[: ends[0]] if ends else lines
+    return [line for line in (lines[: ends[0]] if ends else lines) if line]
 
 
 def cause(evidence: dict[str, list[str]]) -> str:

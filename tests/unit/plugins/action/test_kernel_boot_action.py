@@ -274,3 +274,8 @@ def test_parse_probe(output, seen):
 )
 def test_cause(evidence, text):
     assert action.cause(evidence).startswith(text)
+
+
+def test_the_console_of_a_kernel_that_never_started_ends_before_the_next_one():
+    text = f"Loading\nerror: cannot load image.\nLinux version {OLD} (x)\n" + "line\n" * 99
+    assert action.console_part(text, NEW) == ["Loading", "error: cannot load image."]
