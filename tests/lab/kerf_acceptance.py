@@ -9,11 +9,13 @@ files and, where it shows there, inside the spawned kernel.
 kerf_acceptance.py KERNEL INITRD [KERF]     on a host without a pool, as root; it needs 6 CPUs and 4 GiB
 """
 
+import errno
 import os
 import pty
 import re
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -29,6 +31,7 @@ POOL_MEMORY, MEMORY, MORE_MEMORY = 2048 * MIB, 512 * MIB, 768 * MIB
 UUID = rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 FACTS = re.compile(rb'mkops-facts \{"boot_id": "(' + UUID + rb')"')
 DETACH = b"\x1d."
+SO_VM_SOCKETS_TRANSPORT, VSOCK_TRANSPORT_MULTIKERNEL = 9, 1
 # What a spawned kernel keeps of its memory for itself, at most: image, page structures, shared memory.
 OVERHEAD = 96 * MIB
 
@@ -294,6 +297,34 @@ def commands(boot_id):
         kerf("exec", "-i", NAME, "cat", stdin=data).stdout == data,
     )
 
+    together = [
+        subprocess.Popen(
+            [KERF, "exec", NAME, "--", "sh", "-c", f"head -c 200000 /dev/zero; exit {number}"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=ENVIRONMENT,
+        )
+        for number in range(8)
+    ]  # fmt: skip
+    ended = [(len(process.communicate(timeout=120)[0]), process.returncode) for process in together]
+    check("eight at once have their own output and code", ended == [(200000, number) for number in range(8)])
+
+
+def refusal(number, port):
+    """How the transport that kerf exec uses refuses a connection."""
+    with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as one:
+        one.setsockopt(socket.AF_VSOCK, SO_VM_SOCKETS_TRANSPORT, VSOCK_TRANSPORT_MULTIKERNEL)
+        try:
+            one.connect((number, port))
+        except OSError as error:
+            return error.errno
+    return 0
+
+
+def sockets():
+    number = int((INSTANCE / "id").read_text())
+    # At once: a time-out would be ETIMEDOUT.
+    check("a port where nobody listens resets", refusal(number, 9) == errno.ECONNRESET)
+    check("an instance that is none is no device", refusal(511, 1023) == errno.ENODEV)
+
 
 def cpus_inside(count):
     check(f"nproc in it says {count}", inside("nproc") == str(count))
@@ -386,6 +417,7 @@ def main():
     spawn_id = start()
     check("the spawned kernel has a boot id of its own", spawn_id != boot_id.strip())
     commands(spawn_id)
+    sockets()
     look(spawn_id)
     resize(cpus, spawn_id)
     stop_and_start_again(spawn_id)
