@@ -42,11 +42,11 @@ demo: ## From nothing to kernels of their own on a QEMU host, twice, and one cra
 .PHONY: test
 test: ## Everything that must pass: lint, unit, the kernel's selftests, the Molecule scenarios
 	@tools/stages lint unit kernel-test "molecule SCENARIO=default" "molecule SCENARIO=kernel" \
-		"molecule SCENARIO=kerf" "molecule SCENARIO=layout" "molecule SCENARIO=refuse"
+		"molecule SCENARIO=kerf" "molecule SCENARIO=refuse"
 
 .PHONY: test-full
-test-full: ## test, the selftests on all kernels and machines, endurance, fuzzing, and the demo (hours)
-	@tools/stages test kernel-test-full demo
+test-full: ## test, longer scenarios, selftests on all kernels and machines, endurance, fuzzing, the demo (hours)
+	@MKOPS_EXAMPLES=5000 tools/stages test "molecule SCENARIO=layout" "molecule SCENARIO=rollout" kernel-test-full demo
 
 .PHONY: lint
 lint: ## Linters, the kernel series, and the collection as it would be published
@@ -105,7 +105,7 @@ lab-down: ## Stop the QEMU hosts and delete their disks; console logs stay in .l
 	ansible-playbook playbooks/lab_down.yml
 
 .PHONY: molecule
-molecule: ## Run a Molecule scenario (SCENARIO=default|kernel)
+molecule: ## Run a Molecule scenario (SCENARIO=default|kernel|kerf|layout|refuse|rollout)
 	@tools/bootstrap build lab test
 	molecule test --no-command-borders -s $(SCENARIO)
 
