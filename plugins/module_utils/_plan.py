@@ -139,7 +139,7 @@ class _Planner:
                 )
             return frozenset()
         if wish.cpus is None:
-            if not any(reason.startswith("cpu") for reason in self.reasons):
+            if "cpus" not in wish.said:
                 self.reasons.append("there is no pool yet: cpus must be given")
             return frozenset()
         if not isinstance(wish.cpus, tuple):
@@ -232,7 +232,7 @@ class _Planner:
             if one.name in explicit:
                 self._check_explicit(one, explicit[one.name], holders)
                 taken.update(dict.fromkeys(explicit[one.name], one.name))
-            elif one.cpu_count is None and not any("cpu" in reason for reason in self.reasons):
+            elif one.cpu_count is None and "cpus" not in one.said:
                 self.reasons.append(
                     f"instance {one.name} does not exist yet: cpus or cpu_count must be given"
                 )
@@ -364,7 +364,7 @@ class _Planner:
         if wish.absent:
             return {}
         if wish.memory is None:
-            if not self.machine.pool and not any("memory" in reason for reason in self.reasons):
+            if not self.machine.pool and "memory" not in wish.said:
                 self.reasons.append("there is no pool yet: memory must be given")
             return have
         if isinstance(wish.memory, Mapping):
@@ -433,7 +433,7 @@ class _Planner:
     def _check_instance(self, one: InstanceWish) -> None:
         machine = self.machine
         current = machine.instances.get(one.name)
-        if current is None and one.memory is None and not any("memory: " in r for r in self.reasons):
+        if current is None and one.memory is None and "memory" not in one.said:
             self.reasons.append(f"instance {one.name} does not exist yet: memory must be given")
         if one.id is not None:
             names = {*self.gone, one.name}

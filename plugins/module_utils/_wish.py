@@ -57,6 +57,7 @@ class PoolWish:
     memory: int | Mapping[int, int] | None = None
     devices: tuple[str, ...] | None = None
     absent: bool = False
+    said: frozenset[str] = frozenset()  # parameters that were given, even if they are wrong
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class InstanceWish:
     cmdline: str = ""
     allow_restart: bool = False
     restart: str = "always"
+    said: frozenset[str] = frozenset()  # parameters that were given, even if they are wrong
 
     @property
     def full_cmdline(self) -> str:
@@ -119,6 +121,12 @@ def collect(reasons: list[str], prefix: str, parse, value):
     except ValueError as error:
         reasons += [f"{prefix}{reason}" for reason in error.args]
         return None
+
+
+def _said(params: Mapping) -> frozenset[str]:
+    """Nobody is asked to give what was given wrongly."""
+    given = {name for name, value in params.items() if value is not None}
+    return frozenset(given | {"cpus"} if "cpu_count" in given else given)
 
 
 def compile_pattern(pattern: str) -> re.Pattern:
@@ -197,6 +205,7 @@ def make_pool_wish(params: Mapping) -> tuple[PoolWish, list[str]]:
         memory=collect(reasons, "memory: ", parse_pool_memory, params.get("memory")),
         devices=collect(reasons, "devices: ", parse_devices, params.get("devices")),
         absent=params.get("state") == "absent",
+        said=_said(params),
     )
     return wish, reasons
 
@@ -349,6 +358,7 @@ def make_instance_wish(params: Mapping, read_kernel, read_initrd) -> tuple[Insta
         cmdline=_cmdline(params, reasons),
         allow_restart=params["allow_restart"],
         restart=params["restart"],
+        said=_said(params),
     )
     return wish, reasons
 
