@@ -11,9 +11,8 @@ layout_kill.py KERNEL INITRD [SEED]     on a host of eight CPUs with /root/modul
 import os
 import signal
 import time
-from pathlib import Path
 
-from layout_lab import Run, arguments, check, nothing, online, run, total_memory
+from layout_lab import Run, arguments, check, nothing, online, run, total_memory, whole
 
 KERNEL, INITRD, DICE = arguments()
 KILLS = 50
@@ -43,40 +42,6 @@ LAYOUTS = [
 ]
 
 
-def mine():
-    """Of the pool and the instances in /proc/iomem: bytes."""
-    chunks, regions = 0, {}
-    for line in Path("/proc/iomem").read_text().splitlines():
-        span, _colon, name = line.strip().partition(" : ")
-        first, last = (int(part, 16) for part in span.split("-"))
-        if name == "Multikernel Memory Pool":
-            chunks += last - first + 1
-        elif name.startswith("mk-instance-"):
-            owner = name.split("-")[3]
-            regions[owner] = regions.get(owner, 0) + last - first + 1
-    return chunks, regions
-
-
-def size(text):
-    return int(text[:-1]) << 20
-
-
-def whole(instances):
-    """Nothing is lost: every CPU has one owner, and all memory is the pool's or an instance's."""
-    facts = run("info")
-    check("all CPUs of the pool are there", len(facts["pool"]["cpus"]) == POOL_CPUS)
-    lent = [cpu for one in facts["instances"] for cpu in one["cpus"]]
-    check("no CPU has two owners", len(lent) == len(set(lent)))
-    check("no CPU is lost", sorted([*lent, *facts["pool"]["free_cpus"]]) == facts["pool"]["cpus"])
-    chunks, regions = mine()
-    check(f"the pool has {chunks} bytes", chunks == POOL_MEMORY)
-    wanted = {one["name"]: size(one.get("memory", DEFAULTS["memory"])) for one in instances}
-    check(f"instances have {regions}, wished {wanted}", regions == wanted)
-    states = {one["name"]: one["state"] for one in facts["instances"]}
-    wished = {one["name"]: "loaded" if one.get("state") == "stopped" else "active" for one in instances}
-    check(f"instances are {states}, wished {wished}", states == wished)
-
-
 def main():
     nothing()
     before = online(), total_memory()
@@ -104,7 +69,7 @@ def main():
             cut += 1
         again = run("layout", **wish)
         check("a third run changes nothing", not run("layout", **wish)["changed"])
-        whole(instances)
+        whole(POOL_CPUS, POOL_MEMORY, instances, DEFAULTS)
         if result is None:
             how = "with its kerf" if together else "alone"
             print(

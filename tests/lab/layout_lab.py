@@ -102,6 +102,40 @@ def nothing():
     return run("layout", pool={"state": "absent"}, prune=True, defaults={"force": True})
 
 
+def mine():
+    """Of the pool and the instances in /proc/iomem: bytes."""
+    chunks, regions = 0, {}
+    for line in Path("/proc/iomem").read_text().splitlines():
+        span, _colon, name = line.strip().partition(" : ")
+        first, last = (int(part, 16) for part in span.split("-"))
+        if name == "Multikernel Memory Pool":
+            chunks += last - first + 1
+        elif name.startswith("mk-instance-"):
+            owner = name.split("-")[3]
+            regions[owner] = regions.get(owner, 0) + last - first + 1
+    return chunks, regions
+
+
+def size(text):
+    return int(text[:-1]) << 20
+
+
+def whole(pool_cpus, pool_memory, instances, defaults):
+    """Nothing is lost: every CPU has one owner, and all memory is the pool's or an instance's."""
+    facts = run("info")
+    check("all CPUs of the pool are there", len(facts["pool"]["cpus"]) == pool_cpus)
+    lent = [cpu for one in facts["instances"] for cpu in one["cpus"]]
+    check("no CPU has two owners", len(lent) == len(set(lent)))
+    check("no CPU is lost", sorted([*lent, *facts["pool"]["free_cpus"]]) == facts["pool"]["cpus"])
+    chunks, regions = mine()
+    check(f"the pool has {chunks} bytes", chunks == pool_memory)
+    wanted = {one["name"]: size(one.get("memory", defaults["memory"])) for one in instances}
+    check(f"instances have {regions}, wished {wanted}", regions == wanted)
+    states = {one["name"]: one["state"] for one in facts["instances"]}
+    wished = {one["name"]: "loaded" if one.get("state") == "stopped" else "active" for one in instances}
+    check(f"instances are {states}, wished {wished}", states == wished)
+
+
 def arguments():
     """Kernel and initramfs, and a number for the dice."""
     kernel, initrd, *rest = sys.argv[1:]
