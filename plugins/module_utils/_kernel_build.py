@@ -456,8 +456,10 @@ def run(
 
 
 def unpack(archive: Path, directory: Path) -> Path:
-    """Unpack a source package or archive; returns the one directory in it."""
-    if archive.suffix == ".deb":
+    """Unpack a source package or archive, or copy a tree; returns the one directory in it."""
+    if archive.is_dir():
+        run(["cp", "-a", "--reflink=auto", str(archive), str(directory / "linux")], f"copy {archive}")
+    elif archive.suffix == ".deb":
         package = directory / "package"
         run(["dpkg-deb", "-x", str(archive), str(package)], f"unpack {archive}")
         inner = sorted(package.glob("usr/src/linux-source-*.tar.*"))
@@ -473,14 +475,13 @@ def unpack(archive: Path, directory: Path) -> Path:
     return trees[0]
 
 
-def apply_series(tree: Path, patches: Sequence[Path]) -> None:
+def apply_patch(tree: Path, patch: Path, name: str) -> None:
     strict = ["--batch", "--forward", "--fuzz=0", "--no-backup-if-mismatch", "--reject-file=-"]
-    for patch in patches:
-        try:
-            run(["patch", "-p1", *strict, "-i", str(patch)], "apply", tree)
-        except BuildError as error:
-            message = patch_error(patch.name, f"{error.details['stdout']}{error.details['stderr']}")
-            raise BuildError(message, patch=str(patch), **error.details) from None
+    try:
+        run(["patch", "-p1", *strict, "-i", str(patch)], "apply", tree)
+    except BuildError as error:
+        message = patch_error(name, f"{error.details['stdout']}{error.details['stderr']}")
+        raise BuildError(message, patch=str(patch), **error.details) from None
 
 
 def kconfig_texts(tree: Path) -> list[str]:
@@ -645,7 +646,8 @@ class Builder:
         tree = unpack(archive, self.work)
         timestamp = int((tree / "Makefile").stat().st_mtime)
         self.progress.enter("patch", f"{len(self.patches)} patches")
-        apply_series(tree, self.patches)
+        for patch in self.patches:
+            apply_patch(tree, patch, patch.name)
         # The changelog's date would make every package different; SOURCE_DATE_EPOCH is the standard way out.
         script = tree / "scripts/package/mkdebian"
         script.write_text(script.read_text().replace("$(date -R)", '$(date -R -u -d "@$SOURCE_DATE_EPOCH")'))

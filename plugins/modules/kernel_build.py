@@ -25,7 +25,8 @@ options:
       - Where the kernel source comes from.
       - O(source.package) is fetched from a Debian mirror and verified by apt through a private configuration.
         The package sources of the machine are neither used nor changed.
-      - O(source.path) is an archive that lies on the build host already.
+      - O(source.path) is an archive that lies on the build host already, or a tree that
+        M(mkops.multikernel.kernel_source) has made there.
     type: dict
     required: true
     suboptions:
@@ -51,10 +52,12 @@ options:
         type: path
         default: /usr/share/keyrings/debian-archive-keyring.gpg
       path:
-        description: A C(linux-source-*.deb) or a C(.tar.*) archive with one kernel tree in it.
+        description:
+          - A C(linux-source-*.deb) or a C(.tar.*) archive with one kernel tree in it.
+          - Or a directory that M(mkops.multikernel.kernel_source) has made. It is copied and not changed.
         type: path
       checksum:
-        description: Checksum of O(source.path), as C(sha256:HEX).
+        description: Checksum of an archive O(source.path), as C(sha256:HEX). An archive needs one.
         type: str
   series:
     description:
@@ -213,6 +216,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.mkops.multikernel.plugins.module_utils import _kconfig
 from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_build as kb
+from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_source as ks
 
 ARGUMENT_SPEC = {
     "source": {
@@ -229,7 +233,6 @@ ARGUMENT_SPEC = {
         },
         "mutually_exclusive": [("package", "path"), ("version", "path")],
         "required_one_of": [("package", "path")],
-        "required_by": {"path": ["checksum"]},
     },
     "series": {"type": "path"},
     "config_base": {"type": "str", "default": "tinyconfig"},
@@ -291,10 +294,13 @@ def plan(module: AnsibleModule) -> kb.Builder:
             except kb.BuildError as error:
                 problems.append(str(error))
 
-    if source["path"]:
+    if source["path"] and Path(source["path"]).is_dir():
+        if not ks.read_marker(Path(source["path"])):
+            problems.append(f"source.path {source['path']} is a directory that kernel_source has not made")
+    elif source["path"]:
         if not Path(source["path"]).is_file():
             problems.append(f"source.path {source['path']} is no file")
-        if not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", source["checksum"]):
+        if not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", source["checksum"] or ""):
             problems.append(f"source.checksum {source['checksum']!r} is not of the form sha256:HEX")
     elif not Path(source["keyring"]).is_file():
         problems.append(f"source.keyring {source['keyring']} is no file; install debian-archive-keyring")
@@ -303,7 +309,8 @@ def plan(module: AnsibleModule) -> kb.Builder:
         raise kb.BuildError("nothing was built:\n" + "\n".join(problems), problems=problems)
 
     if source["path"]:
-        origin = kb.local_source(Path(source["path"]), source["checksum"])
+        path = Path(source["path"])
+        origin = ks.tree_source(path) if path.is_dir() else kb.local_source(path, source["checksum"])
 
         def fetch() -> Path:
             return Path(source["path"])

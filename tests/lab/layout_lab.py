@@ -30,21 +30,21 @@ MODULES = {
 class Run:
     """One run of a module, in a process group of its own, as it may be killed."""
 
-    def __init__(self, name, check=False, **params):
+    def __init__(self, module, /, check=False, **params):
         self.read, write = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
             os.setpgid(0, 0)
             os.close(self.read)
-            self._child(name, {**params, "_ansible_check_mode": check, "_ansible_diff": True}, write)
+            self._child(module, {**params, "_ansible_check_mode": check, "_ansible_diff": True}, write)
         os.close(write)
 
     @staticmethod
-    def _child(name, args, write):
+    def _child(module, args, write):
         text = io.StringIO()
         try:
             with redirect_stdout(text), patch_module_args(args):
-                MODULES[name].main()
+                MODULES[module].main()
         except SystemExit:
             pass
         finally:
@@ -60,10 +60,10 @@ class Run:
         return json.loads(text) if text else None
 
 
-def run(name, check=False, **params):
-    result = Run(name, check, **params).result()
+def run(module, /, check=False, **params):
+    result = Run(module, check, **params).result()
     if result is None or result.get("failed"):
-        fail(f"{name} {params}: {result}")
+        fail(f"{module} {params}: {result}")
     return result
 
 

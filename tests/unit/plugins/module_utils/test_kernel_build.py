@@ -362,28 +362,32 @@ def patch(tmp_path: Path, old: str, new: str, path: str = "kernel/reboot.c") -> 
     return file
 
 
+def apply(tree: Path, file: Path) -> None:
+    kb.apply_patch(tree, file, file.name)
+
+
 def test_series_is_applied(tree, tmp_path):
-    kb.apply_series(tree, [patch(tmp_path, "line 10", "LINE 10")])
+    apply(tree, patch(tmp_path, "line 10", "LINE 10"))
     assert "LINE 10" in (tree / "kernel/reboot.c").read_text()
     assert sorted(entry.name for entry in (tree / "kernel").iterdir()) == ["reboot.c"]
 
 
 def test_patch_error_names_patch_file_and_hunk(tree, tmp_path):
     with pytest.raises(kb.BuildError) as caught:
-        kb.apply_series(tree, [patch(tmp_path, "other", "new")])
+        apply(tree, patch(tmp_path, "other", "new"))
     assert str(caught.value) == "patch 0001-x.patch does not apply: kernel/reboot.c hunk 1 at line 9"
 
 
 def test_patch_error_names_a_missing_file(tree, tmp_path):
     with pytest.raises(kb.BuildError, match=r"0001-x\.patch does not apply: .*kernel/gone\.c"):
-        kb.apply_series(tree, [patch(tmp_path, "line 10", "x", "kernel/gone.c")])
+        apply(tree, patch(tmp_path, "line 10", "x", "kernel/gone.c"))
 
 
 def test_series_that_is_applied_already(tree, tmp_path):
     file = patch(tmp_path, "line 10", "LINE 10")
-    kb.apply_series(tree, [file])
+    apply(tree, file)
     with pytest.raises(kb.BuildError, match="does not apply"):
-        kb.apply_series(tree, [file])
+        apply(tree, file)
 
 
 def test_unpack_takes_the_one_tree(tree, tmp_path):

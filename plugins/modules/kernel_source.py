@@ -1,0 +1,402 @@
+#!/usr/bin/python
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: kernel_source
+short_description: Lay out a verified kernel source tree with patches applied
+version_added: 0.1.0
+description:
+  - Makes a directory with a kernel source tree from a Debian package, a git repository, an archive or another
+    directory, applies patches to it, and notes in it what it is made of.
+  - The tree is there as a whole or not at all. Where a patch does not apply, or a checksum or signature is
+    not right, what was there before is left.
+  - A tree that is made of the same things already is left alone. What is compared is contents, not names.
+  - M(mkops.multikernel.kernel_build) builds such a tree.
+options:
+  dest:
+    description: Directory to be made. One that exists has to be empty, or made by this module.
+    type: path
+    required: true
+  debian:
+    description:
+      - A Debian source package, fetched and verified by apt through a private configuration. The package
+        sources of the machine are neither used nor changed.
+    type: dict
+    suboptions:
+      package:
+        description: Name of the package such as V(linux-source-6.12).
+        type: str
+        required: true
+      version:
+        description: Exact version, such as V(6.12.107-1). Without it, the newest one of the suite is taken.
+        type: str
+      suite:
+        description: Debian suite that has the package.
+        type: str
+        default: trixie
+      mirror:
+        description:
+          - Base address of the Debian mirror.
+          - By default the one in the package sources of the host.
+        type: str
+      keyring:
+        description: The keys that may sign the suite.
+        type: path
+        default: /usr/share/keyrings/debian-archive-keyring.gpg
+  git:
+    description: A commit or tag of a git repository. Only that state is fetched where the server allows it.
+    type: dict
+    suboptions:
+      url:
+        description: Address of the repository. A name and password in it are not shown anywhere.
+        type: str
+        required: true
+      tag:
+        description:
+          - Name of a tag. The repository is asked what it stands for in every run.
+          - With O(git.commit), the tag has to stand for that commit.
+        type: str
+      commit:
+        description: Full name of a commit, 40 or 64 hexadecimal digits.
+        type: str
+      keyring:
+        description:
+          - The OpenPGP keys, binary or armoured, that may sign O(git.tag). A tag that none of them has signed
+            is refused.
+        type: path
+  archive:
+    description: A C(.tar.*) archive or C(linux-source-*.deb) with one kernel tree in it.
+    type: dict
+    suboptions:
+      src:
+        description: Path on the host, or address. What has an address needs a checksum or a signature.
+        type: str
+        required: true
+      checksum:
+        description: Checksum of the archive, as C(sha256:HEX).
+        type: str
+      signature:
+        description:
+          - Path or address of a detached OpenPGP signature.
+          - One called C(NAME.tar.sign) beside C(NAME.tar.xz) signs what is in the compressed file, as
+            kernel.org does it.
+        type: str
+      keyring:
+        description: The OpenPGP keys, binary or armoured, of which one has to have made O(archive.signature).
+        type: path
+  directory:
+    description: A source tree on the host. It is copied and not changed.
+    type: path
+  patches:
+    description: What is applied, in this order.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      src:
+        description:
+          - Path on the host or address of a patch or of a mailbox with patches; or a directory, of which the
+            patches in its file C(series) are taken, or all C(*.patch) in the order of their names.
+        type: str
+        required: true
+      checksum:
+        description: Checksum of the file, as C(sha256:HEX). What has an address needs one.
+        type: str
+  cache_dir:
+    description: Directory on the host that keeps what was fetched.
+    type: path
+    default: ~/.cache/mkops
+  lists_valid_seconds:
+    description: Age at which the private package lists are fetched anew.
+    type: int
+    default: 86400
+notes:
+  - All paths are on the host that the task runs on.
+  - Needs C(tar), C(patch) and C(git) for what uses them, C(gpgv) for signatures, and C(gpg) for armoured
+    keyrings.
+extends_documentation_fragment:
+  - mkops.multikernel.attributes
+  - mkops.multikernel.attributes.changes
+attributes:
+  platform:
+    platforms: debian
+seealso:
+  - module: mkops.multikernel.kernel_build
+author:
+  - mkops contributors (@mkops)
+"""
+
+EXAMPLES = r"""
+- name: Debian's kernel source with the series of this collection
+  mkops.multikernel.kernel_source:
+    dest: /srv/kernels/series
+    debian:
+      package: linux-source-6.12
+    patches:
+      - src: "{{ playbook_dir }}/../roles/kernel/files/series/6.12"
+  delegate_to: localhost
+
+- name: Multikernel Linux as its developers have tagged it
+  mkops.multikernel.kernel_source:
+    dest: /srv/kernels/multikernel
+    git:
+      url: https://github.com/multikernel/linux.git
+      tag: v7.0-mk5
+  delegate_to: localhost
+
+- name: A release of kernel.org by its signature, and a patch by its checksum
+  mkops.multikernel.kernel_source:
+    dest: /srv/kernels/stable
+    archive:
+      src: https://cdn.kernel.org/pub/linux/kernel/v6.x/linux-6.12.107.tar.xz
+      signature: https://cdn.kernel.org/pub/linux/kernel/v6.x/linux-6.12.107.tar.sign
+      keyring: /etc/mkops/kernel.org.gpg
+    patches:
+      - src: https://example.com/fix.patch
+        checksum: sha256:0f3c0b3b1d6c9a5e1f2d3c4b5a69788796a5b4c3d2e1f0a9b8c7d6e5f4a3b2c1
+  delegate_to: localhost
+  register: source
+
+- name: Build it
+  mkops.multikernel.kernel_build:
+    source:
+      path: "{{ source.path }}"
+    config_base: defconfig
+    config: [files/mine.config]
+  delegate_to: localhost
+"""
+
+RETURN = r"""
+path:
+  description: The directory with the tree.
+  type: str
+  returned: success
+  sample: /srv/kernels/series
+digest:
+  description: The SHA-256 of everything that decides about the tree.
+  type: str
+  returned: success
+version:
+  description: What the Makefile of the tree says.
+  type: str
+  returned: when the tree is there
+  sample: 6.12.107
+origin:
+  description: What the tree is made from, without passwords.
+  type: str
+  returned: success
+  sample: linux-source-6.12 6.12.107-1
+patches:
+  description: Names of the patches that were applied.
+  type: list
+  elements: str
+  returned: success
+patch:
+  description: The patch that does not apply.
+  type: str
+  returned: when one does not
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.urls import open_url
+
+from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_build as kb
+from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_source as ks
+
+ARGUMENT_SPEC = {
+    "dest": {"type": "path", "required": True},
+    "debian": {
+        "type": "dict",
+        "options": {
+            "package": {"type": "str", "required": True},
+            "version": {"type": "str"},
+            "suite": {"type": "str", "default": "trixie"},
+            "mirror": {"type": "str"},
+            "keyring": {"type": "path", "default": "/usr/share/keyrings/debian-archive-keyring.gpg"},
+        },
+    },
+    "git": {
+        "type": "dict",
+        "options": {
+            "url": {"type": "str", "required": True},
+            "tag": {"type": "str"},
+            "commit": {"type": "str"},
+            "keyring": {"type": "path"},
+        },
+        "required_one_of": [("tag", "commit")],
+        "required_by": {"keyring": ["tag"]},
+    },
+    "archive": {
+        "type": "dict",
+        "options": {
+            "src": {"type": "str", "required": True},
+            "checksum": {"type": "str"},
+            "signature": {"type": "str"},
+            "keyring": {"type": "path"},
+        },
+        "required_together": [("signature", "keyring")],
+    },
+    "directory": {"type": "path"},
+    "patches": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {"src": {"type": "str", "required": True}, "checksum": {"type": "str"}},
+    },
+    "cache_dir": {"type": "path", "default": "~/.cache/mkops"},
+    "lists_valid_seconds": {"type": "int", "default": kb.LISTS_VALID_SECONDS},
+}
+ORIGINS = ("debian", "git", "archive", "directory")
+CHUNK = 1 << 20
+
+
+def download(address: str, path: Path) -> None:
+    """Into a file; whoever asked checks what came."""
+    try:
+        with open_url(address, timeout=60) as answer, path.open("wb") as file:
+            while block := answer.read(CHUNK):
+                file.write(block)
+    except Exception as error:  # urllib has many, with the address in some of them
+        raise kb.BuildError(f"cannot fetch {ks.masked(address)}: {ks.masked(str(error))}") from None
+
+
+def passwords(params: dict) -> set[str]:
+    """Those in addresses."""
+    archive, git = params["archive"] or {}, params["git"] or {}
+    addresses = [git.get("url"), archive.get("src"), archive.get("signature")]
+    addresses += [patch["src"] for patch in params["patches"]]
+    return set(filter(None, (urlsplit(address).password for address in addresses if address)))
+
+
+def problems_of(params: dict) -> list[str]:
+    """What is wrong with the values and with the host, all of it."""
+    needed = {"tar": True, "patch": params["patches"], "git": params["git"]}
+    needed["gpgv"] = any((params[kind] or {}).get("keyring") for kind in ("git", "archive"))
+    missing = [tool for tool, wanted in needed.items() if wanted and not shutil.which(tool)]
+    problems = [f"{tool} is not installed" for tool in missing]
+
+    def need_file(what: str, path: str | None) -> None:
+        if path and not ks.is_remote(path) and not Path(path).is_file():
+            problems.append(f"{what} {path} is no file")
+
+    if git := params["git"]:
+        if git["url"].startswith("-") or (git["tag"] or "").startswith("-"):
+            problems.append("git: neither an address nor a tag begins with a hyphen")
+        if git["commit"] and not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", git["commit"]):
+            problems.append(
+                f"git: commit {git['commit']!r} is no full name of one: 40 or 64 hexadecimal digits"
+            )
+        need_file("git: keyring", git["keyring"])
+    if archive := params["archive"]:
+        problems += ks.checksum_reasons("archive", archive["checksum"])
+        need_file("archive", archive["src"])
+        need_file("archive: signature", archive["signature"])
+        need_file("archive: keyring", archive["keyring"])
+        if ks.is_remote(archive["src"]) and not (archive["checksum"] or archive["signature"]):
+            problems.append(
+                f"archive {ks.masked(archive['src'])}: what is fetched needs a checksum or a signature"
+            )
+    if (debian := params["debian"]) and not Path(debian["keyring"]).is_file():
+        problems.append(f"debian: keyring {debian['keyring']} is no file; install debian-archive-keyring")
+    if params["directory"] and not Path(params["directory"]).is_dir():
+        problems.append(f"directory {params['directory']} is none")
+    for patch in params["patches"]:
+        what = f"patch {ks.masked(patch['src'])}"
+        problems += ks.checksum_reasons(what, patch["checksum"])
+        if ks.is_remote(patch["src"]):
+            if not patch["checksum"]:
+                problems.append(f"{what}: what is fetched needs a checksum")
+        elif not Path(patch["src"]).exists():
+            problems.append(f"{what} does not exist")
+        elif Path(patch["src"]).is_dir() and patch["checksum"]:
+            problems.append(f"{what} is a directory, which has no checksum")
+    return problems
+
+
+def origin_of(params: dict, fetcher: ks.Fetcher, warn) -> ks.Origin:
+    if debian := params["debian"]:
+        mirror = debian["mirror"] or kb.machine_mirror()
+        archive = kb.Archive(fetcher.sources, mirror, debian["suite"], debian["keyring"])
+        return ks.debian_origin(
+            archive, debian["package"], debian["version"], warn, params["lists_valid_seconds"]
+        )
+    if git := params["git"]:
+        keyring = Path(git["keyring"]) if git["keyring"] else None
+        return ks.git_origin(ks.Git(fetcher.sources, git["url"]), git["tag"], git["commit"], keyring)
+    if archive := params["archive"]:
+        keyring = Path(archive["keyring"]) if archive["keyring"] else None
+        return ks.archive_origin(fetcher, archive["src"], archive["checksum"], archive["signature"], keyring)
+    return ks.directory_origin(Path(params["directory"]))
+
+
+def plan(module: AnsibleModule) -> ks.Tree:
+    """The tree that is to be. Raises BuildError with every reason."""
+    params = module.params
+    problems = problems_of(params)
+    fetcher = ks.Fetcher(Path(params["cache_dir"]) / "sources", download)
+    patches: list[ks.Patch] = []
+    if not problems:
+        for one in params["patches"]:
+            try:
+                patches += ks.expand(one["src"], one["checksum"], fetcher)
+            except kb.BuildError as error:
+                problems.append(str(error))
+    if problems:
+        raise kb.BuildError("; ".join(["nothing was made", *problems]), problems=problems)
+    tree = ks.Tree(Path(params["dest"]).absolute(), origin_of(params, fetcher, module.warn), patches)
+    if reasons := tree.reasons():
+        raise kb.BuildError("; ".join(reasons))
+    return tree
+
+
+def view(marker: dict | None) -> dict:
+    if not marker:
+        return {}
+    return {name: marker[name] for name in ("digest", "origin", "patches")}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec=ARGUMENT_SPEC,
+        supports_check_mode=True,
+        mutually_exclusive=[ORIGINS],
+        required_one_of=[ORIGINS],
+    )
+    os.umask(0o022)
+    # Ansible then hides them wherever it shows parameters.
+    module.no_log_values.update(passwords(module.params))
+    try:
+        tree = plan(module)
+        wished = {
+            "digest": tree.digest,
+            "origin": tree.origin.text,
+            "patches": [one.name for one in tree.patches],
+        }
+        marker = tree.marker()
+        made = not tree.is_there()
+        result = {"path": str(tree.dest), **wished}
+        if module._diff:
+            result["diff"] = {"before": view(marker), "after": wished}
+        if made and not module.check_mode:
+            marker = tree.make()
+        if not made or not module.check_mode:
+            result["version"] = marker["version"]
+    except kb.BuildError as error:
+        module.fail_json(msg=str(error), **error.details)
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename or module.params['dest']}: {error.strerror}")
+    module.exit_json(changed=made, **result)
+
+
+if __name__ == "__main__":
+    main()
