@@ -145,7 +145,7 @@ EXAMPLES = r"""
     dest: /srv/kernels/multikernel
     git:
       url: https://github.com/multikernel/linux.git
-      tag: v7.0-mk5
+      tag: v7.0-mk4
   delegate_to: localhost
 
 - name: A release of kernel.org by its signature, and a patch by its checksum
