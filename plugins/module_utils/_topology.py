@@ -14,6 +14,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 
 _MADT_HEADER = 44
@@ -35,8 +36,9 @@ class Topology:
     cache: Mapping[int, Hashable] = field(default_factory=dict)  # APIC id -> what users of its L3 have alike
     boot_cpu: int = 0
 
-    @property
+    @cached_property
     def logical(self) -> dict[int, int]:
+        """APIC id -> logical number."""
         return {apic: cpu for cpu, apic in self.physical.items()}
 
     def to_logical(self, apic_ids: Iterable[int]) -> list[int | None]:
