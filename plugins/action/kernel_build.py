@@ -22,7 +22,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 MODULE = "mkops.multikernel.kernel_build"
-MAKE_BASES = ("tinyconfig", "allnoconfig", "defconfig")
+NAMED_BASES = ("tinyconfig", "allnoconfig", "defconfig", "running")
 LIMIT_SECONDS = 12 * 3600
 POLL_SECONDS = 2
 LINE_SECONDS = 10
@@ -86,7 +86,7 @@ class ActionModule(ActionBase):
         names = {("config", index): str(name) for index, name in enumerate(config)}
         if args.get("series"):
             names["series", 0] = str(args["series"])
-        if args.get("config_base", MAKE_BASES[0]) not in MAKE_BASES:
+        if args.get("config_base", NAMED_BASES[0]) not in NAMED_BASES:
             names["config_base", 0] = str(args["config_base"])
 
         found, missing = {}, []

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gzip
 import hashlib
 import json
 import os
@@ -36,6 +37,7 @@ from . import _kconfig
 KEY_FORMAT = 1
 TINY_BASES = ("tinyconfig", "allnoconfig")
 MAKE_BASES = (*TINY_BASES, "defconfig")
+RUNNING_BASE = "running"
 # Objects per enabled option: measured with the lab profile, used until a build of this cache tells better.
 OBJECTS_PER_OPTION = 2.15
 FREE_BYTES = 4 << 30
@@ -202,6 +204,21 @@ def deb_version(filename: str) -> str:
 def sha256_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def running_configs() -> tuple[Path, ...]:
+    """Where the configuration of the running kernel may be."""
+    return Path(f"/boot/config-{os.uname().release}"), Path("/proc/config.gz")
+
+
+def running_config() -> Path | None:
+    return next((path for path in running_configs() if path.is_file()), None)
+
+
+def read_config(path: Path) -> bytes:
+    """A configuration file's contents, unpacked; raises OSError or EOFError."""
+    data = path.read_bytes()
+    return gzip.decompress(data) if path.suffix == ".gz" else data
 
 
 def read_series(directory: Path) -> list[Path]:
@@ -685,7 +702,7 @@ class Builder:
         self.progress.enter("configure", self.inputs.base)
         base = tree / ".mkops-base.config"
         if self.base_file:
-            shutil.copyfile(self.base_file, base)
+            base.write_bytes(read_config(self.base_file))
         else:
             run(self._argv(self.inputs.base), f"make {self.inputs.base}", tree, environment)
             (tree / ".config").replace(base)

@@ -66,8 +66,9 @@ options:
     type: path
   config_base:
     description:
-      - What the fragments are merged over, V(tinyconfig), V(allnoconfig), V(defconfig) or the path of a
-        configuration file.
+      - What the fragments are merged over, V(tinyconfig), V(allnoconfig), V(defconfig), V(running), or the
+        path of a configuration file, which may be compressed (C(.gz)).
+      - V(running) is the configuration of the kernel that the build host runs.
       - Over V(tinyconfig) and V(allnoconfig), what the fragments do not name is off. Over the others it has
         its default.
     type: str
@@ -206,6 +207,7 @@ build_seconds:
   sample: 287.1
 """
 
+import hashlib
 import os
 import re
 import signal
@@ -268,11 +270,20 @@ def plan(module: AnsibleModule) -> kb.Builder:
 
     base, base_file = params["config_base"], None
     if base not in kb.MAKE_BASES:
-        base_file = Path(base)
-        if not base_file.is_file():
-            problems.append(f"config_base {base} is neither one of {', '.join(kb.MAKE_BASES)} nor a file")
+        base_file = kb.running_config() if base == kb.RUNNING_BASE else Path(base)
+        if base_file is None:
+            problems.append(
+                f"config_base running: there is neither {' nor '.join(map(str, kb.running_configs()))} "
+                "on the build host; give the path of a configuration file"
+            )
+        elif not base_file.is_file():
+            named = ", ".join((*kb.MAKE_BASES, kb.RUNNING_BASE))
+            problems.append(f"config_base {base} is neither one of {named} nor a file")
         else:
-            base = f"sha256:{kb.sha256_file(base_file)}"
+            try:
+                base = f"sha256:{hashlib.sha256(kb.read_config(base_file)).hexdigest()}"
+            except (OSError, EOFError) as error:
+                problems.append(f"config_base {base_file} cannot be read: {error}")
 
     fragments, parsed = [Path(path) for path in params["config"]], []
     for path in fragments:

@@ -32,7 +32,7 @@ def test_describe(progress, text):
 
 
 def test_action_and_module_know_the_same_bases():
-    assert set(action.MAKE_BASES) == set(kb.MAKE_BASES)
+    assert set(action.NAMED_BASES) == {*kb.MAKE_BASES, kb.RUNNING_BASE}
 
 
 class Shell:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gzip
 import hashlib
 import json
 import os
@@ -623,6 +624,25 @@ def test_release_other_than_expected_is_refused(cache, tree):
 
 
 # --- tools --------------------------------------------------------------------------------------------------
+
+
+def test_packed_configuration_is_read_like_a_plain_one(tmp_path):
+    (tmp_path / "config").write_bytes(b"CONFIG_SMP=y\n")
+    (tmp_path / "config.gz").write_bytes(gzip.compress(b"CONFIG_SMP=y\n"))
+    assert kb.read_config(tmp_path / "config") == kb.read_config(tmp_path / "config.gz") == b"CONFIG_SMP=y\n"
+    (tmp_path / "bad.gz").write_bytes(b"CONFIG_SMP=y\n")
+    with pytest.raises(OSError, match="gzip"):
+        kb.read_config(tmp_path / "bad.gz")
+
+
+def test_running_configuration_is_the_first_that_is_there(tmp_path, monkeypatch):
+    places = (tmp_path / "config-6.12", tmp_path / "config.gz")
+    monkeypatch.setattr(kb, "running_configs", lambda: places)
+    assert kb.running_config() is None
+    places[1].touch()
+    assert kb.running_config() == places[1]
+    places[0].touch()
+    assert kb.running_config() == places[0]
 
 
 def test_missing_tools_are_named_at_once_with_their_packages(monkeypatch):
