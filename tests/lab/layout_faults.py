@@ -10,6 +10,7 @@ layout_faults.py KERNEL INITRD     on a host of eight CPUs with /root/modules, a
 """
 
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -170,6 +171,8 @@ def crash():
 
 
 def main():
+    if not os.path.ismount("/sys/kernel/debug"):
+        subprocess.run(["mount", "-t", "debugfs", "debugfs", "/sys/kernel/debug"], check=True)
     check(f"{FAULTS} is there", FAULTS.is_dir())
     began = time.monotonic()
     disarm()
