@@ -47,7 +47,7 @@ test: ## Everything that must pass: lint, unit, the kernel's selftests, the Mole
 .PHONY: test-full
 test-full: ## test, longer scenarios, selftests on all kernels and machines, endurance, fuzzing, the demo (hours)
 	@MKOPS_EXAMPLES=5000 tools/stages test "molecule SCENARIO=layout" "molecule SCENARIO=rollout" \
-		"molecule SCENARIO=profiles" kernel-test-full demo
+		"molecule SCENARIO=profiles" "molecule SCENARIO=latency" kernel-test-full demo
 
 .PHONY: lint
 lint: ## Linters, the kernel series, and the collection as it would be published
@@ -106,8 +106,8 @@ lab-down: ## Stop the QEMU hosts and delete their disks; console logs stay in .l
 	ansible-playbook playbooks/lab_down.yml
 
 .PHONY: molecule
-molecule: ## Run a Molecule scenario (SCENARIO=default|kernel|kerf|layout|refuse|rollout|profiles)
-	@tools/bootstrap build lab test
+molecule: ## Run a Molecule scenario (SCENARIO=default|kernel|kerf|layout|refuse|rollout|profiles|latency)
+	@tools/bootstrap build lab test $(if $(filter latency,$(SCENARIO)),full)
 	molecule test --no-command-borders -s $(SCENARIO)
 
 .PHONY: clean

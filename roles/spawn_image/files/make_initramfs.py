@@ -3,7 +3,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Make the initramfs of a spawned kernel: a static busybox, the scripts beside this file, and kerf's agent.
+"""Make the initramfs of a spawned kernel: a static busybox, the scripts beside this file, kerf's agent, programs.
 
 The agent finds what it is to start, and to keep, on the kernel's command line. The boot configuration at the
 end of the image puts it there.
@@ -18,6 +18,7 @@ import gzip
 import os
 import stat
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -35,10 +36,12 @@ def entry(number: int, name: str, mode: int, data: bytes = b"", device: tuple[in
     return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
 
 
-def archive(busybox: bytes, agent: bytes | None) -> bytes:
+def archive(busybox: bytes, agent: bytes | None, programs: dict[Path, bytes]) -> bytes:
     directory, program = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o755
+    base = ("bin", "dev", "proc", "root", "sbin", "sys", "tmp")
+    parents = {str(parent)[1:] for path in programs for parent in path.parents} - {"", *base}
     members = [
-        *((name, directory) for name in ("bin", "dev", "proc", "root", "sbin", "sys", "tmp")),
+        *((name, directory) for name in (*base, *sorted(parents))),
         ("dev/console", stat.S_IFCHR | 0o600, b"", (5, 1)),
         ("bin/busybox", program, busybox),
         ("bin/mkops-facts", program, (HERE / "mkops-facts").read_bytes()),
@@ -48,6 +51,7 @@ def archive(busybox: bytes, agent: bytes | None) -> bytes:
     if agent is not None:
         members.append(("sbin/kerf-init", program, agent))
         members.append(("sbin/kerf-entrypoint", program, (HERE / "kerf-entrypoint").read_bytes()))
+    members += ((str(path)[1:], program, data) for path, data in sorted(programs.items()))
     members.append(("TRAILER!!!", 0))
     return b"".join(entry(number, *member) for number, member in enumerate(members, start=1))
 
@@ -59,15 +63,54 @@ def with_boot_configuration(image: bytes, text: bytes) -> bytes:
     return image + text + struct.pack("<II", len(text), sum(text)) + b"#BOOTCONFIG\n"
 
 
-def is_static(program: bytes) -> bool:
-    """A static ELF names no interpreter among its program headers."""
-    if program[:5] != b"\x7fELF\x02":
-        return False
+def is_elf(program: bytes) -> bool:
+    """For 64-bit machines."""
+    return program[:5] == b"\x7fELF\x02"
+
+
+def interpreter(program: bytes) -> str | None:
+    """The dynamic loader that an ELF program names among its program headers; a static one names none."""
     offset = int.from_bytes(program[32:40], "little")
     size = int.from_bytes(program[54:56], "little")
     count = int.from_bytes(program[56:58], "little")
-    headers = range(offset, offset + size * count, size)
-    return ELF_INTERPRETER not in (int.from_bytes(program[at : at + 4], "little") for at in headers)
+    for at in range(offset, offset + size * count, size):
+        if int.from_bytes(program[at : at + 4], "little") == ELF_INTERPRETER:
+            where = int.from_bytes(program[at + 8 : at + 16], "little")
+            length = int.from_bytes(program[at + 32 : at + 40], "little")
+            return program[where : where + length].rstrip(b"\0").decode()
+    return None
+
+
+def is_static(program: bytes) -> bool:
+    return is_elf(program) and interpreter(program) is None
+
+
+def with_libraries(paths: list[Path]) -> dict[Path, bytes]:
+    """Contents of programs and of the shared libraries that their dynamic loader finds for them here."""
+    found: dict[Path, bytes] = {}
+    reasons = []
+    for path in paths:
+        try:
+            if not path.is_absolute():
+                raise OSError(0, "the path has to be absolute, it is the same in the image")
+            found[path] = program = path.read_bytes()
+            loader = interpreter(program) if is_elf(program) else None
+            if loader is None:  # static, or a script
+                continue
+            found[Path(loader)] = Path(loader).read_bytes()
+            listed = subprocess.run(
+                [loader, "--list", str(path)], check=False, capture_output=True, text=True, env={}
+            )
+            # "libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x7f...)"
+            names = [line.split("=>")[1].split()[0] for line in listed.stdout.splitlines() if "=>" in line]
+            if listed.returncode or "not" in names:
+                raise OSError(0, f"its libraries are not all here: {listed.stdout}{listed.stderr}".strip())
+            found |= {Path(name): Path(name).read_bytes() for name in names}
+        except OSError as error:
+            reasons.append(f"program {path}: {error.strerror}")
+    if reasons:
+        sys.exit("\n".join(reasons))
+    return found
 
 
 def read_program(path: Path, remedy: str) -> bytes:
@@ -84,13 +127,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--busybox", type=Path, required=True, help="static busybox for x86-64")
     parser.add_argument("--agent", type=Path, help="kerf-init, as kerf's wheel has it")
+    parser.add_argument(
+        "--program", type=Path, action="append", default=[], help="goes in with its libraries; any number"
+    )
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     busybox = read_program(options.busybox, "install busybox-static")
     agent = None
     if options.agent is not None:
         agent = read_program(options.agent, "take it from kerf's wheel, or make the image without an agent")
-    image = gzip.compress(archive(busybox, agent), mtime=0)
+    image = gzip.compress(archive(busybox, agent, with_libraries(options.program)), mtime=0)
     if agent is not None:
         image = with_boot_configuration(image, BOOT_CONFIGURATION)
     if options.output.is_file() and options.output.read_bytes() == image:

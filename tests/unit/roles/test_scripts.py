@@ -37,8 +37,8 @@ def elf(*segments):
     return header + b"".join(struct.pack("<II48x", kind, 5) for kind in segments)
 
 
-def make_initramfs(busybox, output):
-    argv = [sys.executable, str(MAKE_INITRAMFS), f"--busybox={busybox}", f"--output={output}"]
+def make_initramfs(busybox, output, *more):
+    argv = [sys.executable, str(MAKE_INITRAMFS), f"--busybox={busybox}", f"--output={output}", *more]
     return subprocess.run(argv, capture_output=True, text=True, check=False)
 
 
@@ -93,6 +93,40 @@ def test_initramfs_wants_a_static_busybox(tmp_path, content):
 def test_initramfs_without_busybox(tmp_path):
     result = make_initramfs(tmp_path / "none", tmp_path / "out")
     assert (result.returncode, "No such file" in result.stderr) == (1, True)
+
+
+def test_programs_come_with_their_libraries(tmp_path):
+    busybox, script = tmp_path / "busybox", tmp_path / "script"
+    busybox.write_bytes(elf(1))
+    script.write_text("#!/bin/sh\n")
+    wanted = ["--program=/usr/bin/env", f"--program={script}"]
+    assert make_initramfs(busybox, tmp_path / "out.gz", *wanted).returncode == 0
+    found = members(gzip.decompress((tmp_path / "out.gz").read_bytes()))
+    assert found["usr/bin/env"] == (0o100755, (0, 0), Path("/usr/bin/env").read_bytes())
+    assert found[str(script)[1:]][2] == b"#!/bin/sh\n"
+    libraries = [name for name in found if "libc.so" in name or "ld-linux" in name]
+    assert len(libraries) == 2
+    names = list(found)
+    for name in (*libraries, "usr/bin/env"):
+        assert found[name][2] == Path("/", name).read_bytes()
+        # The kernel makes no directories of its own.
+        assert names.index(str(Path(name).parent)) < names.index(name)
+
+
+def test_programs_that_are_not_there(tmp_path):
+    busybox, lonely = tmp_path / "busybox", tmp_path / "lonely"
+    busybox.write_bytes(elf(1))
+    env = Path("/usr/bin/env").read_bytes()
+    lonely.write_bytes(env.replace(b"libc.so.6\0", b"libx.so.6\0"))
+    lonely.chmod(0o755)
+    wanted = ["--program=/none", "--program=env", f"--program={lonely}"]
+    result = make_initramfs(busybox, tmp_path / "out", *wanted)
+    assert result.returncode == 1
+    first, second, third = result.stderr.split("program ")[1:]
+    assert "/none: No such file" in first
+    assert "env: the path has to be absolute" in second
+    assert "libx.so.6" in third
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture
