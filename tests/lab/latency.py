@@ -3,9 +3,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Compare what two runs of `cyclictest --histogram --json` found, and draw both as a picture (SVG, by gnuplot).
+"""Compare what two runs of `cyclictest --histogram --json` found, and draw both by gnuplot (SVG).
 
-latency.py --output=PICTURE NAME=FILE NAME=FILE     fails unless 99 % of the second's timers are earlier than of the first's
+latency.py --output=PICTURE NAME=FILE NAME=FILE     fails unless 99 % of the second's timers are earlier than
+                                                    those of the first
 """
 
 import argparse
