@@ -38,7 +38,7 @@ def ansible(*words):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        env={**os.environ, "ANSIBLE_FORCE_COLOR": "0"},
+        env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
     )
     seconds = time.monotonic() - began
     if result.returncode:
