@@ -48,7 +48,7 @@ def ansible(*words):
 
 def module(name, args):
     # The same program for both, which is what a task costs without the rest of a play.
-    return ansible("ansible", HOST, "-m", name, "-a", json.dumps(args))
+    return ansible("ansible", HOST, "-m", name, *(["-a", json.dumps(args)] if args else []))
 
 
 def answer(text):
