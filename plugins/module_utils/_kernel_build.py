@@ -8,7 +8,8 @@ Everything that decides about the result goes into one key; what is built is kep
 
     CACHE/sources/              source packages, and the private apt state that fetches them
     CACHE/ccache/
-    CACHE/kernels/KEY/          *.deb, vmlinux, config, build.log, manifest.json: complete or not there
+    CACHE/kernels/KEY/          packages, vmlinux, config, build.log, manifest.json: complete or not there
+    CACHE/kernels/KEY/build/    the tree that it was built in, where that is wanted
     CACHE/kernels/.work/KEY/    a build under way or interrupted
     CACHE/kernels/.work/KEY.{lock,log}
 """
@@ -30,8 +31,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import _kconfig
+
+if TYPE_CHECKING:
+    from ._kernel_sign import Signer
 
 # Raised when the way of building changes, so that nothing built the old way is taken for the new.
 KEY_FORMAT = 1
@@ -56,12 +61,58 @@ TOOLS = {
     "xz": "xz-utils",
     "cpio": "cpio",
     "depmod": "kmod",
-    "dpkg-buildpackage": "dpkg-dev",
-    "dh_builddeb": "debhelper",
     "rsync": "rsync",
     "objcopy": "binutils",
     "/usr/include/gelf.h": "libelf-dev",
     "/usr/include/openssl/opensslv.h": "libssl-dev",
+}
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a kernel is packed into: a target of the kernel's own make, and what makes it reproducible."""
+
+    make: tuple[str, ...]
+    results: str  # pattern of the packages, from the directory that the tree lies in
+    tools: Mapping[str, str]  # and the Debian packages that bring them
+    # (file, text, what it becomes): dates that nothing else fixes
+    edits: tuple[tuple[str, str, str], ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)  # EPOCH stands for the time of the build
+
+
+_RPM_MACROS = {
+    "_buildhost": "build",
+    "use_source_date_epoch_as_buildtime": "1",
+    "clamp_mtime_to_source_date_epoch": "1",
+    "source_date_epoch_from_changelog": "0",
+}
+FORMATS = {
+    "deb": Format(
+        # Only the image: linux-libc-dev, which bindeb-pkg makes as well, would replace the host's own.
+        make=("bindeb-pkg", "DPKG_FLAGS=--rules-target=binary-image"),
+        results="linux-image-*.deb",
+        tools={"dpkg-buildpackage": "dpkg-dev", "dh_builddeb": "debhelper"},
+        # The changelog's date would make every package different; SOURCE_DATE_EPOCH is the standard way out.
+        edits=(("scripts/package/mkdebian", "$(date -R)", '$(date -R -u -d "@$SOURCE_DATE_EPOCH")'),),
+    ),
+    "rpm": Format(
+        make=(
+            "binrpm-pkg",
+            "RPMOPTS=" + " ".join(f"--define='{name} {value}'" for name, value in _RPM_MACROS.items()),
+        ),
+        # Not kernel-headers, for the same reason.
+        results="*/rpmbuild/RPMS/*/kernel-[0-9]*.rpm",
+        tools={"rpmbuild": "rpm"},
+        edits=(
+            ("scripts/package/mkspec", "$(LC_ALL=C date +", '$(LC_ALL=C date -u -d "@$SOURCE_DATE_EPOCH" +'),
+        ),
+    ),
+    "tar": Format(
+        make=("tarxz-pkg",),
+        results="*/linux-*.tar.xz",
+        tools={"tar": "tar"},
+        environment={"TAR_OPTIONS": "--mtime=@EPOCH", "XZ_OPT": "-T1"},
+    ),
 }
 
 
@@ -105,6 +156,8 @@ class Inputs:
     fragments: tuple[tuple[str, str], ...]  # (name, sha256) in order
     local_version: str
     toolchain: tuple[str, ...]
+    package: str = "deb"  # one of FORMATS
+    signer: str = ""  # SHA-256 of the certificate
 
     def key(self) -> str:
         """Same key, same kernel. Names of files are left out: only their contents and order count."""
@@ -117,6 +170,9 @@ class Inputs:
             "local_version": self.local_version,
             "toolchain": self.toolchain,
         }
+        # Named only where they are not what they always were.
+        facts |= {"package": self.package} if self.package != "deb" else {}
+        facts |= {"signer": self.signer} if self.signer else {}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def plain(self) -> dict:
@@ -287,16 +343,18 @@ class Progress:
             "pid": os.getpid(),
         }
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.{threading.get_ident()}")
-        temporary.write_text(json.dumps(facts))
-        temporary.replace(self.path)
+        # A full disk is for the build to find out, which can say so.
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps(facts))
+            temporary.replace(self.path)
 
 
 # --- what reaches outside ---------------------------------------------------------------------
 
 
-def missing_tools(ccache: bool) -> list[str]:
-    """One reason for each tool that a build needs and the machine has not."""
-    needed = TOOLS | ({"ccache": "ccache"} if ccache else {})
+def missing_tools(more: Mapping[str, str]) -> list[str]:
+    """One reason for all tools that a build needs, these and those of any build, and the machine has not."""
+    needed = TOOLS | more
     absent = [tool for tool in needed if not (Path(tool).exists() if tool[0] == "/" else shutil.which(tool))]
     if not absent:
         return []
@@ -620,8 +678,11 @@ class Builder:
     suite: str
     fetch: Callable[[], Path]
     progress: Progress = field(default_factory=lambda: Progress(None))
+    signer: Signer | None = None
+    keep_tree: bool = False
 
     def __post_init__(self) -> None:
+        self.format = FORMATS[self.inputs.package]
         self.key = self.inputs.key()
         self.work = self.cache.work(self.key)
         self.log = self.cache.work(self.key, ".log")
@@ -641,7 +702,11 @@ class Builder:
             tree, timestamp = self._tree()
             environment = self._environment(tree, timestamp)
             config = self._configure(tree, environment)
-            objects = self._make(tree, environment, config, lock)
+            self.log.unlink(missing_ok=True)
+            with self.signer.for_modules(tree, config) if self.signer else contextlib.nullcontext():
+                objects = self._make(tree, environment, config, lock)
+                if self.signer:
+                    self._sign(tree, environment, config, lock)
             return self._collect(tree, config, objects, time.monotonic() - started), True
 
     def _tree(self) -> tuple[Path, int]:
@@ -665,9 +730,8 @@ class Builder:
         self.progress.enter("patch", f"{len(self.patches)} patches")
         for patch in self.patches:
             apply_patch(tree, patch, patch.name)
-        # The changelog's date would make every package different; SOURCE_DATE_EPOCH is the standard way out.
-        script = tree / "scripts/package/mkdebian"
-        script.write_text(script.read_text().replace("$(date -R)", '$(date -R -u -d "@$SOURCE_DATE_EPOCH")'))
+        for name, text, replaced in self.format.edits:
+            (tree / name).write_text((tree / name).read_text().replace(text, replaced))
         ready.write_text(json.dumps({"tree": tree.name, "timestamp": timestamp}))
         return tree, timestamp
 
@@ -691,6 +755,10 @@ class Builder:
             "CCACHE_DIR": str(self.cache.root / "ccache"),
             "CCACHE_BASEDIR": str(tree),
             "CCACHE_NOHASHDIR": "true",
+            **{
+                name: value.replace("EPOCH", str(timestamp))
+                for name, value in self.format.environment.items()
+            },
         }
 
     def _argv(self, *targets: str) -> list[str]:
@@ -710,9 +778,18 @@ class Builder:
         rest = ["-n"] if self.inputs.base in TINY_BASES else []
         merge = ["scripts/kconfig/merge_config.sh", *rest, base.name, *map(str, self.fragments)]
         run(merge, "merge the configuration fragments", tree, {**environment, "ARCH": "x86"})
+        if self.signer:
+            setting = ["scripts/config", "--set-str", "MODULE_SIG_KEY", self.signer.module_key]
+            run(setting, "name the key of the modules", tree, environment)
+            run(self._argv("olddefconfig"), "make olddefconfig", tree, environment)
         config = _kconfig.parse_config((tree / ".config").read_text())
         if lost := _kconfig.lost(self.wanted, config):
             raise self._lost_error(tree, lost, config)
+        if self.signer and config.get("MODULES") == "y" and config.get("MODULE_SIG_ALL") != "y":
+            raise BuildError(
+                "sign: the kernel has modules, and their signatures are not in its configuration; add "
+                "CONFIG_MODULE_SIG=y and CONFIG_MODULE_SIG_ALL=y to a fragment"
+            )
         return config
 
     def _lost_error(
@@ -741,10 +818,11 @@ class Builder:
         (self.work / "started").touch()
         counted = BuildLog(objects=before)
         self.progress.enter("compile")
-        # Only the image: linux-libc-dev, which bindeb-pkg makes as well, would replace the host's own.
-        argv = self._argv("bindeb-pkg", "DPKG_FLAGS=--rules-target=binary-image")
+        argv = self._argv(*self.format.make)
+        # Part of the name of an RPM package, and counted up by every start of make.
+        (tree / ".version").unlink(missing_ok=True)
         with (
-            self.log.open("w", encoding="utf-8", errors="replace") as log,
+            self.log.open("a", encoding="utf-8", errors="replace") as log,
             process_group(argv, tree, environment, lock) as process,
         ):
             for line in process.stdout:
@@ -766,6 +844,19 @@ class Builder:
             )
         return counted.objects
 
+    def _sign(self, tree: Path, environment: Mapping[str, str], config: Mapping[str, str], lock: int) -> None:
+        """Sign the image and have it packed again: whatever is newer than its parts, make leaves alone."""
+        self.progress.enter("sign")
+        image = tree / "arch/x86/boot/bzImage"
+        self.signer.sign(image)
+        signed = sha256_file(image)
+        for package in self.work.glob(self.format.results):
+            package.unlink()
+        self._make(tree, environment, config, lock)
+        if sha256_file(image) != signed:
+            raise BuildError(f"make has linked {image} anew when it packed it, and the signature is lost")
+        self.signer.verify(image)
+
     def _collect(self, tree: Path, config: Mapping[str, str], objects: int, seconds: float) -> dict:
         """Put the results in place, all at once."""
         self.progress.enter("collect")
@@ -777,11 +868,11 @@ class Builder:
         out = self.work / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
-        debs = sorted(self.work.glob("linux-image-*.deb"))
-        if not debs:
+        packages = sorted(self.work.glob(self.format.results))
+        if not packages:
             raise BuildError(f"make left no package in {self.work}; the log is {self.log}")
-        for deb in debs:
-            shutil.copy2(deb, out)
+        for package in packages:
+            shutil.copy2(package, out)
         # Spawned kernels are loaded from the ELF image: its notes and headers stay, what debuggers want goes.
         run(["objcopy", "--strip-debug", str(tree / "vmlinux"), str(out / "vmlinux")], "strip vmlinux")
         shutil.copyfile(tree / ".config", out / "config")
@@ -790,7 +881,8 @@ class Builder:
             "key": self.key,
             "release": release,
             "inputs": self.inputs.plain(),
-            "debs": [deb.name for deb in debs],
+            "debs": [package.name for package in packages if package.suffix == ".deb"],
+            "packages": [package.name for package in packages],
             "files": {path.name: sha256_file(path) for path in sorted(out.iterdir())},
             "objects": objects,
             "options": _kconfig.enabled(config),
@@ -800,7 +892,10 @@ class Builder:
         final = self.cache.kernels / self.key
         shutil.rmtree(final, ignore_errors=True)  # only there if harmed
         out.rename(final)
-        discard(self.work)
+        if self.keep_tree:
+            self.work.rename(final / "build")
+        else:
+            discard(self.work)
         return manifest
 
 

@@ -96,6 +96,39 @@ options:
     description: Whether to compile through ccache, with its files in O(cache_dir).
     type: bool
     default: true
+  package:
+    description:
+      - What the kernel is packed into. Hosts of M(mkops.multikernel.kernel_boot) take V(deb).
+      - V(rpm) needs C(rpmbuild) on the build host. V(tar) is an archive to be unpacked at C(/).
+    type: str
+    choices: [deb, rpm, tar]
+    default: deb
+    version_added: 0.2.0
+  sign:
+    description:
+      - Signs the kernel image for Secure Boot, and the modules if there are any.
+      - Which certificate has signed is part of the key. A signature has the time in it, so that two builds of
+        a signed kernel are not the same bytes.
+    type: dict
+    version_added: 0.2.0
+    suboptions:
+      key:
+        description:
+          - Private key on the build host, a PEM file without a passphrase that nobody but its owner can read.
+          - Ed25519 and EC keys are not understood by all firmware, RSA with 2048 bits is.
+        type: path
+        required: true
+      certificate:
+        description: Its certificate, a PEM file on the build host. The firmware or shim has to know it.
+        type: path
+        required: true
+  keep_tree:
+    description:
+      - Whether the tree that the kernel was built in is kept beside the result, for C(build_tree).
+      - A kernel that is there already is not built again for its tree.
+    type: bool
+    default: false
+    version_added: 0.2.0
   cache_dir:
     description: Directory on the build host that keeps sources, compiler cache and results.
     type: path
@@ -149,9 +182,25 @@ EXAMPLES = r"""
     config_base: defconfig
     config: [files/mine.config]
     jobs: 8
+
+- name: Build a signed kernel as an RPM package
+  mkops.multikernel.kernel_build:
+    source:
+      package: linux-source-6.12
+    config_base: /boot/config-6.12.0-amd64
+    config: [files/mine.config]
+    package: rpm
+    sign:
+      key: /etc/mkops/secure-boot.key
+      certificate: /etc/mkops/secure-boot.pem
 """
 
 RETURN = r"""
+build_tree:
+  description: Directory with the tree that the kernel was built in.
+  type: str
+  returned: when there is one, see O(keep_tree)
+
 key:
   description: The key of the result, the SHA-256 of everything that decides about it.
   type: str
@@ -169,6 +218,11 @@ directory:
   type: str
   returned: success
   sample: /home/me/.cache/mkops/kernels/0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7e8f9
+packages:
+  description: Paths of the packages, of whatever kind.
+  type: list
+  elements: str
+  returned: when the kernel is built
 debs:
   description: Paths of the Debian packages.
   type: list
@@ -216,7 +270,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.mkops.multikernel.plugins.module_utils import _kconfig
+from ansible_collections.mkops.multikernel.plugins.module_utils import _kconfig, _kernel_sign
 from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_build as kb
 from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_source as ks
 
@@ -242,6 +296,15 @@ ARGUMENT_SPEC = {
     "local_version": {"type": "str", "default": "-mkops"},
     "jobs": {"type": "int", "default": 0},
     "ccache": {"type": "bool", "default": True},
+    "package": {"type": "str", "choices": [*kb.FORMATS], "default": "deb"},
+    "sign": {
+        "type": "dict",
+        "options": {
+            "key": {"type": "path", "required": True, "no_log": False},
+            "certificate": {"type": "path", "required": True},
+        },
+    },
+    "keep_tree": {"type": "bool", "default": False},
     "cache_dir": {"type": "path", "default": "~/.cache/mkops"},
     "lists_valid_seconds": {"type": "int", "default": kb.LISTS_VALID_SECONDS},
     "progress_file": {"type": "path"},
@@ -258,7 +321,15 @@ def plan(module: AnsibleModule) -> kb.Builder:
     params = module.params
     source = params["source"]
     cache = kb.Cache(Path(params["cache_dir"]))
-    problems = kb.missing_tools(params["ccache"])
+    signer = params["sign"] and _kernel_sign.Signer(
+        Path(params["sign"]["key"]), Path(params["sign"]["certificate"])
+    )
+    tools = dict(kb.FORMATS[params["package"]].tools)
+    tools |= {"ccache": "ccache"} if params["ccache"] else {}
+    tools |= _kernel_sign.TOOLS if signer else {}
+    problems = kb.missing_tools(tools)
+    if signer and not problems:
+        problems += signer.problems()
 
     if not re.fullmatch(r"(-[a-z0-9.+]+)*", params["local_version"]):
         problems.append(
@@ -345,6 +416,8 @@ def plan(module: AnsibleModule) -> kb.Builder:
             fragments=named_digests(fragments),
             local_version=params["local_version"],
             toolchain=kb.toolchain(),
+            package=params["package"],
+            signer=signer.fingerprint() if signer else "",
         ),
         patches=patches,
         base_file=base_file,
@@ -355,6 +428,8 @@ def plan(module: AnsibleModule) -> kb.Builder:
         suite=source["suite"],
         fetch=fetch,
         progress=kb.Progress(Path(params["progress_file"]) if params["progress_file"] else None),
+        signer=signer,
+        keep_tree=params["keep_tree"],
     )
 
 
@@ -369,6 +444,8 @@ def side(manifest: dict | None) -> str:
         f"source: {inputs['source']['name']} {inputs['source']['sha256']}",
         f"base: {inputs['base']}",
         f"local_version: {inputs['local_version']}",
+        f"package: {inputs.get('package', 'deb')}",
+        f"signer: {inputs.get('signer') or '-'}",
         *(f"fragment: {name} {digest}" for name, digest in inputs["fragments"]),
         *(f"patch: {name} {digest}" for name, digest in inputs["series"]),
         *(f"toolchain: {line}" for line in inputs["toolchain"]),
@@ -378,8 +455,11 @@ def side(manifest: dict | None) -> str:
 
 def paths(builder: kb.Builder, manifest: dict) -> dict:
     directory = builder.cache.kernels / builder.key
+    tree = directory / "build"
     return {
         "debs": [str(directory / name) for name in manifest["debs"]],
+        "packages": [str(directory / name) for name in manifest.get("packages", manifest["debs"])],
+        **({"build_tree": str(tree)} if tree.is_dir() else {}),
         "vmlinux": str(directory / "vmlinux"),
         "config": str(directory / "config"),
         "manifest": str(directory / "manifest.json"),
@@ -422,6 +502,11 @@ def main() -> None:
             result |= paths(builder, manifest) | {"release": manifest["release"]}
     except kb.BuildError as error:
         module.fail_json(msg=str(error), **error.details)
+    except OSError as error:
+        module.fail_json(
+            msg=f"{error.filename or module.params['cache_dir']}: {error.strerror}; once that is mended, "
+            "the next run continues the build"
+        )
     except kb.Stopped as signalled:
         module.fail_json(msg=f"stopped by {signalled}; the next run continues the build")
     module.exit_json(changed=made, duration=round(time.monotonic() - started, 2), **result)

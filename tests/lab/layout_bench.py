@@ -7,17 +7,21 @@
 
 layout_bench.py INVENTORY HOST [ROUNDS]     a host of ten CPUs without instances, with a kernel for spawns
 
-Unchanged: `layout` and `ping` in turns, the median of each. From nothing: a playbook with one `layout`, and
-one with a `command: kerf ...` for every step, three of each in turns. Fails when a goal is missed.
+Unchanged: `layout` and `ping` in turns as tasks of one play, the median of each. From nothing: a playbook
+with one `layout`, and one with a `command: kerf ...` for every step, three of each in turns. Fails when a
+goal is missed.
 """
 
+import itertools
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime
 from pathlib import Path
 
 INVENTORY, HOST = sys.argv[1:3]
@@ -29,7 +33,7 @@ CPUS = range(2, 2 + COUNT)
 MEMORY = 128 << 20
 
 
-def ansible(*words):
+def ansible(*words, log=""):
     """Its output, and how long it took."""
     began = time.monotonic()
     result = subprocess.run(
@@ -38,7 +42,12 @@ def ansible(*words):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
+        env={
+            **os.environ,
+            "ANSIBLE_FORCE_COLOR": "0",
+            "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+            "ANSIBLE_LOG_PATH": log,
+        },
     )
     seconds = time.monotonic() - began
     if result.returncode:
@@ -47,7 +56,6 @@ def ansible(*words):
 
 
 def module(name, args):
-    # The same program for both, which is what a task costs without the rest of a play.
     return ansible("ansible", HOST, "-m", name, *(["-a", json.dumps(args)] if args else []))
 
 
@@ -67,6 +75,31 @@ def play(directory, name, tasks):
     path = Path(directory, f"{name}.yml")
     path.write_text(json.dumps([{"hosts": HOST, "gather_facts": False, "tasks": tasks}]))
     return str(path)
+
+
+def unchanged(wish):
+    """Seconds of each ping and of each layout, from one task's begin to the next one's."""
+    turn = [
+        {"name": "ping", "ansible.builtin.ping": {}},
+        {
+            "name": "layout",
+            "mkops.multikernel.layout": wish,
+            "register": "bench",
+            "failed_when": "bench is failed or bench is changed",
+        },
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        log = Path(scratch, "log")
+        path = play(scratch, "turns", [*turn * ROUNDS, turn[0]])
+        ansible("ansible-playbook", path, log=str(log))
+        begins = [
+            datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S,%f")
+            for stamp in re.findall(r"^(\S+ \S+) .*TASK \[", log.read_text(), re.MULTILINE)
+        ]
+    spans = [(end - begin).total_seconds() for begin, end in itertools.pairwise(begins)]
+    if len(spans) != 2 * ROUNDS:
+        sys.exit(f"{len(spans)} tasks were seen instead of {2 * ROUNDS}")
+    return spans[::2], spans[1::2]
 
 
 def main():
@@ -112,14 +145,7 @@ def main():
     nothing = {name: statistics.median(found) for name, found in times.items()}
 
     module("mkops.multikernel.layout", wish)
-    unchanged = {"layout": [], "ping": []}
-    for _round in range(ROUNDS):
-        text, seconds = module("mkops.multikernel.layout", wish)
-        if answer(text)["changed"]:
-            sys.exit("the layout was not unchanged")
-        unchanged["layout"].append(seconds)
-        unchanged["ping"].append(module("ansible.builtin.ping", {})[1])
-    layout, ping = (statistics.median(unchanged[name]) for name in ("layout", "ping"))
+    ping, layout = (statistics.median(found) for found in unchanged(wish))
     module("mkops.multikernel.layout", away)
 
     ratio = nothing["layout"] / nothing["kerf by hand"]

@@ -650,9 +650,30 @@ def test_missing_tools_are_named_at_once_with_their_packages(monkeypatch):
         kb.shutil, "which", lambda tool: None if tool in ("flex", "ccache") else f"/usr/bin/{tool}"
     )
     monkeypatch.setattr(kb.Path, "exists", lambda self: self.name != "gelf.h")
-    (reason,) = kb.missing_tools(ccache=True)
+    (reason,) = kb.missing_tools({"ccache": "ccache"})
     assert reason == (
         "flex, /usr/include/gelf.h, ccache missing on the build host; "
         "install the packages: ccache flex libelf-dev"
     )
-    assert "ccache" not in kb.missing_tools(ccache=False)[0]
+    assert "ccache" not in kb.missing_tools({})[0]
+
+
+def test_what_is_always_so_is_not_in_the_key():
+    again = dataclasses.replace(INPUTS, package="deb", signer="")
+    assert again.key() == INPUTS.key()
+    others = [dataclasses.replace(INPUTS, package="rpm"), dataclasses.replace(INPUTS, signer="0a")]
+    assert len({INPUTS.key(), *(other.key() for other in others)}) == 3
+
+
+def test_a_full_disk_ends_make_and_is_told(making, monkeypatch, tmp_path):
+    pid_file = tmp_path / "pid"
+    monkeypatch.setattr(making.build, "log", Path("/dev/full"))
+    with pytest.raises(OSError, match="No space left"):
+        making(f"echo $$ > {pid_file}; yes | head -c 1000000; sleep 60")
+    assert not runs(pid_file.read_text().strip())
+
+
+def test_progress_on_a_full_disk_is_not_what_fails(tmp_path):
+    progress = kb.Progress(Path("/dev/full/progress"))
+    with progress:
+        progress.enter("compile")
