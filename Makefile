@@ -47,7 +47,8 @@ test: ## Everything that must pass: lint, unit, the kernel's selftests, the Mole
 .PHONY: test-full
 test-full: ## test, longer scenarios, selftests on all kernels and machines, endurance, fuzzing, the demo (hours)
 	@MKOPS_EXAMPLES=5000 tools/stages test "molecule SCENARIO=layout" "molecule SCENARIO=rollout" \
-		"molecule SCENARIO=profiles" "molecule SCENARIO=latency" kernel-test-full demo
+		"molecule SCENARIO=profiles" "molecule SCENARIO=latency" \
+		kernel-builds kernel-test-full demo
 
 .PHONY: lint
 lint: ## Linters, the kernel series, and the collection as it would be published
@@ -93,6 +94,11 @@ kernel-test-full: ## The same on all kernels and machines, endurance, sparse, 30
 kernel: ## Build a multikernel kernel (PROFILE=lab)
 	@tools/bootstrap build
 	ansible-playbook playbooks/kernel_build.yml -e kernel_profile=$(PROFILE)
+
+.PHONY: kernel-builds
+kernel-builds: kernel ## Real builds: cost, packages, signatures, faults (PARTS="cost packages faults")
+	@tools/bootstrap build full
+	tests/lab/kernel_builds.py $(PARTS)
 
 .PHONY: lab-up
 lab-up: ## Start a QEMU host with that kernel, or with Debian's (KERNEL=multikernel|stock)

@@ -244,7 +244,8 @@ def plan(wish: Wish, host: Host) -> Plan:
             no.append(f"GRUB cannot forget a trial when it starts it: {host.environment_fault}")
         if host.secure_boot and release in host.unsigned:
             no.append(
-                f"Secure Boot is on and the image of {release} has no signature; sign it, or turn it off"
+                f"Secure Boot is on and the image of {release} has no signature; build it with sign of "
+                "kernel_build, or turn Secure Boot off"
             )
         live = sorted(name for name, status in host.instances.items() if status in LIVE)
         if live and not wish.stop_instances:

@@ -1,0 +1,351 @@
+#!/usr/bin/env python3
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What kernel_build costs, and what becomes of builds when things go wrong: real ones, here, as root.
+
+kernel_builds.py [cost] [packages] [faults]     all of them by default; needs the source package in the cache
+
+cost        beside the same commands by hand: cold, again elsewhere (the same bytes?), warm, unchanged
+packages    rpm and tar, each twice; a signed image and signed modules
+faults      a full disk and a lost controller in the middle of a build, and inputs that are not right
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+FILES = TOP / "roles/kernel/files"
+CACHE = Path(os.environ["MKOPS_CACHE"])
+COLD_GOAL, WARM_GOAL, UNCHANGED_GOAL = 1.05, 0.25, 2.0
+# A kernel that can be signed and has a module, and little else.
+SMALL = """\
+CONFIG_64BIT=y
+CONFIG_PRINTK=y
+CONFIG_BINFMT_ELF=y
+CONFIG_PCI=y
+CONFIG_ACPI=y
+CONFIG_EFI=y
+CONFIG_EFI_STUB=y
+CONFIG_MODULES=y
+CONFIG_MODULE_SIG=y
+CONFIG_MODULE_SIG_ALL=y
+CONFIG_CRC7=m
+"""
+
+
+def fail(text):
+    sys.exit(f"FAIL  {text}")
+
+
+def check(what, holds):
+    if not holds:
+        fail(what)
+    print(f"ok  {what}", flush=True)
+
+
+def digest(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def source():
+    """The newest source package that was fetched, with its checksum."""
+    found = sorted((CACHE / "sources").glob("linux-source-6.12_*.deb"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        fail(f"there is no source package in {CACHE}/sources: run `make kernel` first")
+    return {"path": str(found[-1]), "checksum": f"sha256:{digest(found[-1])}"}
+
+
+def command(wish):
+    return [
+        *("ansible", "localhost", "-c", "local", "-m", "mkops.multikernel.kernel_build"),
+        *("-a", json.dumps({"source": source(), **wish})),
+    ]
+
+
+ENVIRONMENT = {**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
+
+
+def kernel_build(**wish):
+    """Its result, and the seconds of the whole command."""
+    began = time.monotonic()
+    done = subprocess.run(command(wish), check=False, capture_output=True, text=True, env=ENVIRONMENT)
+    seconds = time.monotonic() - began
+    start = done.stdout.find("{\n")
+    if start < 0:
+        fail(f"no result: {done.stdout}{done.stderr}")
+    return json.loads(done.stdout[start:]), seconds
+
+
+def built(**wish):
+    result, seconds = kernel_build(**wish)
+    if result.get("failed"):
+        fail(f"the build failed: {result['msg']}")
+    return result, seconds
+
+
+def by_hand(directory, patches, fragments, jobs):
+    """The commands of a person who knows them: seconds of all, and of make alone."""
+
+    def run(*argv, cwd=directory, **environment):
+        done = subprocess.run(
+            argv, check=False, cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment}
+        )
+        if done.returncode:
+            fail(f"{' '.join(argv)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+    began = time.monotonic()
+    run("dpkg-deb", "-x", source()["path"], "package")
+    (archive,) = directory.glob("package/usr/src/linux-source-*.tar.*")
+    run("tar", "-xf", str(archive))
+    tree = directory / archive.name.split(".tar")[0]
+    for patch in patches:
+        run("patch", "-p1", "-s", "-i", str(patch), cwd=tree)
+    run("make", "tinyconfig", cwd=tree)
+    run("scripts/kconfig/merge_config.sh", "-n", ".config", *map(str, fragments), cwd=tree)
+    making = time.monotonic()
+    run("make", f"-j{jobs}", "bindeb-pkg", "DPKG_FLAGS=--rules-target=binary-image", cwd=tree)
+    now = time.monotonic()
+    return now - began, now - making
+
+
+def cost(scratch):
+    series = FILES / "series/6.12"
+    patches = [series / name for name in (series / "series").read_text().split("\n") if name]
+    fragments = [FILES / f"config/{name}.config" for name in ("spawn", "multikernel")]
+    jobs = len(os.sched_getaffinity(0))
+    wish = {"series": str(series), "config": list(map(str, fragments)), "jobs": jobs}
+    hand = scratch / "hand"
+    hand.mkdir()
+    whole, make = by_hand(hand, patches, fragments, jobs)
+    shutil.rmtree(hand)
+    print(f"by hand: {whole:.0f} s, of which make bindeb-pkg {make:.0f} s", flush=True)
+    first, cold = built(**wish, cache_dir=str(scratch / "one"))
+    print(f"kernel_build, cold: {cold:.0f} s, {cold / whole:.3f} of by hand", flush=True)
+    second, again = built(**wish, cache_dir=str(scratch / "two"))
+    print(f"kernel_build, cold in another place: {again:.0f} s", flush=True)
+    check("both are of one key, made twice", first["key"] == second["key"] and second["changed"])
+    for name in ("vmlinux", "config"):
+        check(f"both have the same {name}", digest(first[name]) == digest(second[name]))
+    same = digest(first["debs"][0]) == digest(second["debs"][0])
+    check(f"both have the same package, sha256 {digest(first['debs'][0])}", same)
+    _result, warm = built(**wish, cache_dir=str(scratch / "one"), local_version="-warm")
+    print(f"kernel_build, warm: {warm:.0f} s, {warm / cold:.3f} of cold", flush=True)
+    result, unchanged = built(**wish, cache_dir=str(scratch / "one"))
+    check(f"unchanged: {unchanged:.2f} s of the whole command", not result["changed"])
+    check(f"cold is at most {COLD_GOAL} of by hand", cold <= COLD_GOAL * whole)
+    check(f"warm is at most {WARM_GOAL} of cold", warm <= WARM_GOAL * cold)
+    check(f"unchanged takes less than {UNCHANGED_GOAL} s", unchanged < UNCHANGED_GOAL)
+
+
+def make_key(directory):
+    key, certificate = directory / "signing.key", directory / "signing.pem"
+    argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=lab", "-days", "2"]
+    subprocess.run([*argv, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    key.chmod(0o600)
+    return {"key": str(key), "certificate": str(certificate)}
+
+
+def unpacked(deb, directory):
+    subprocess.run(["dpkg-deb", "-x", deb, directory], check=True)
+    (image,) = directory.glob("boot/vmlinuz-*")
+    return image, list(directory.rglob("*.ko*"))
+
+
+def packages(scratch):
+    small = scratch / "small.config"
+    small.write_text(SMALL)
+    wish = {"config": [str(small)]}
+    for place in ("one", "two"):
+        (scratch / place).mkdir(exist_ok=True)
+    # The compiler's answers are the same; what is made of them is looked at.
+    (scratch / "one/ccache").mkdir(exist_ok=True)
+    (scratch / "two/ccache").symlink_to(scratch / "one/ccache")
+
+    plain, _seconds = built(**wish, cache_dir=str(scratch / "one"), keep_tree=True)
+    check("the tree is kept", Path(plain["build_tree"], "ready.json").is_file())
+    image, modules = unpacked(plain["debs"][0], scratch / "plain")
+    listed = subprocess.run(["sbverify", "--list", image], check=False, capture_output=True, text=True)
+    check(
+        "an image that nobody signed has no signature",
+        "No signature table present" in listed.stderr + listed.stdout,
+    )
+    check(f"it has the module: {[path.name for path in modules]}", len(modules) == 1)
+
+    sign = make_key(scratch)
+    signed, seconds = built(**wish, cache_dir=str(scratch / "one"), sign=sign)
+    check(f"signed: a kernel of its own, {seconds:.0f} s", signed["key"] != plain["key"])
+    image, modules = unpacked(signed["debs"][0], scratch / "signed")
+    verify = ["sbverify", "--cert", sign["certificate"], str(image)]
+    check("the image in the package has the signature", subprocess.run(verify, check=False).returncode == 0)
+    signer = subprocess.run(
+        ["modinfo", "-F", "signer", modules[0]], check=True, capture_output=True, text=True
+    )
+    check(f"the module is signed by {signer.stdout.strip()}", signer.stdout.strip() == "lab")
+    secret = Path(sign["key"]).read_text().splitlines()[1]
+    grep = ["grep", "-rlF", "--", secret, str(scratch / "one")]
+    left = subprocess.run(grep, check=False, capture_output=True, text=True).stdout
+    check(f"the key is nowhere in the cache {left}", not left)
+
+    for package in ("rpm", "tar"):
+        results = [
+            built(**wish, package=package, cache_dir=str(scratch / place))[0] for place in ("one", "two")
+        ]
+        (first,), (second,) = (result["packages"] for result in results)
+        check(f"{package}: {Path(first).name} twice, the same bytes", digest(first) == digest(second))
+        release = results[0]["release"]
+        if package == "rpm":
+            listed = subprocess.run(
+                ["rpm", "-qpl", "--nosignature", first], check=True, capture_output=True, text=True
+            ).stdout.split()
+            wanted = [f"/lib/modules/{release}/vmlinuz", f"/lib/modules/{release}/config"]
+        else:
+            with tarfile.open(first) as archive:
+                listed = archive.getnames()
+            wanted = [f"boot/vmlinuz-{release}", f"boot/config-{release}"]
+        check(f"{package}: it has {', '.join(wanted)}", set(wanted) <= set(listed))
+
+
+class Background:
+    """A build that something happens to."""
+
+    def __init__(self, **wish):
+        self.work = Path(wish["cache_dir"], "kernels/.work")
+        self.process = subprocess.Popen(
+            command(wish),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=ENVIRONMENT,
+            start_new_session=True,
+        )
+
+    def compiles(self, objects):
+        """Wait until so many objects are made."""
+        deadline = time.monotonic() + 600
+        while time.monotonic() < deadline and self.process.poll() is None:
+            for path in self.work.glob("progress-*.json"):
+                with contextlib.suppress(OSError, ValueError):
+                    progress = json.loads(path.read_text())
+                    if progress["stage"] == "compile" and progress["done"] >= objects:
+                        return
+            time.sleep(0.2)
+        fail(f"the build did not come to its objects: {self.process.communicate(timeout=60)[0]}")
+
+    def trees(self):
+        return [path for path in self.work.glob("*/") if not path.name.startswith("trash-")]
+
+
+def makes(tree):
+    """The sessions of the makes that work in a tree: each build is one."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            inside = Path(os.readlink(path / "cwd")).is_relative_to(tree)
+            if inside and (path / "comm").read_text() == "make\n":
+                found.add((path / "stat").read_text().rsplit(")", 1)[1].split()[3])
+    return found
+
+
+def wrong(scratch, small):
+    """Inputs that are not right change nothing."""
+    cache = scratch / "wrong"
+    cases = {
+        "a wrong checksum": (
+            {"source": {**source(), "checksum": "sha256:" + "0" * 64}},
+            ("has sha256", "source.checksum says"),
+        ),
+        "an option that cannot be had": (
+            {"config": [str(small), str(scratch / "rt.config")]},
+            ("CONFIG_PREEMPT_RT=y (rt.config:1)", "it depends on"),
+        ),
+        "a patch that was tampered with": (
+            {"series": str(scratch / "series")},
+            ("patch 0001-harmed.patch does not apply", "hunk 1"),
+        ),
+    }
+    (scratch / "rt.config").write_text("CONFIG_PREEMPT_RT=y\n")
+    (scratch / "series").mkdir()
+    first = sorted((FILES / "series/6.12").glob("0001-*.patch"))[0].read_text().splitlines(keepends=True)
+    # A line of context that is not the source's.
+    at = next(number for number, line in enumerate(first) if line.startswith("@@")) + 1
+    first[at] = f" {first[at].strip()} harmed\n"
+    (scratch / "series/0001-harmed.patch").write_text("".join(first))
+    for name, (more, words) in cases.items():
+        result, _seconds = kernel_build(**{"config": [str(small)], "cache_dir": str(cache), **more})
+        missing = [word for word in words if word not in result.get("msg", "")]
+        check(f"{name}: {result.get('msg', '')[:200]!r}", result.get("failed") and not missing)
+        kernels = [path for path in (cache / "kernels").glob("*") if path.name != ".work"]
+        check(f"{name}: no kernel is there", not kernels)
+
+
+def faults(scratch):
+    small = scratch / "faults.config"
+    small.write_text(SMALL)
+    wrong(scratch, small)
+
+    wish = {"config": [str(small)], "cache_dir": str(scratch / "lost"), "ccache": False}
+    build = Background(**wish)
+    build.compiles(60)
+    os.killpg(build.process.pid, signal.SIGKILL)
+    build.process.communicate()
+    (tree,) = build.trees()
+    check("the controller is gone, one make goes on", len(makes(tree)) == 1)
+    result, seconds = built(**wish)
+    check(f"the next run waits for it and has the kernel after {seconds:.0f} s", result["changed"] is False)
+
+    disk = scratch / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4400m", "mkops-test", disk], check=True)
+    try:
+        wish = {"config": [str(small)], "cache_dir": str(disk), "ccache": False}
+        build = Background(**wish)
+        build.compiles(60)
+        with contextlib.suppress(OSError), open(disk / "filler", "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 20))
+        text = build.process.communicate(timeout=300)[0]
+        check(f"a full disk: {text[-600:]!r}", "No space left on device" in text and "FAILED" in text)
+        (tree,) = build.trees()
+        deadline = time.monotonic() + 30
+        while makes(tree) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        check("a full disk: no make is left", not makes(tree))
+        check("a full disk: no kernel is there", not list((disk / "kernels").glob("[0-9a-f]*")))
+        objects = sum(1 for _path in tree.rglob("*.o"))
+        (disk / "filler").unlink()
+        result, seconds = built(**wish)
+        check(f"the next run goes on from {objects} objects, {seconds:.0f} s", result["changed"])
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def main():
+    parts = {"cost": cost, "packages": packages, "faults": faults}
+    names = sys.argv[1:] or list(parts)
+    if unknown := [name for name in names if name not in parts]:
+        sys.exit(f"{', '.join(unknown)}: not one of {', '.join(parts)}")
+    for name in names:
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(
+            prefix="mkops-builds-", dir=CACHE, ignore_cleanup_errors=True
+        ) as scratch:
+            parts[name](Path(scratch))
+        print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
