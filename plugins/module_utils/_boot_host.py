@@ -16,25 +16,21 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import _boot_loader as loader
+from . import _boot_loaders as loaders
 from . import _kconfig
 from . import _kernel_boot as kernel_boot
 from ._errors import Failure
 from ._kernel_boot import EVIDENCE_SCRIPT, UNIT, Host, Plan, Wish
+from ._systemd_boot import VENDOR, parse_variable
 
-GRUB_CFG = "/boot/grub/grub.cfg"
-CUSTOM = "/boot/grub/custom.cfg"
-SETTINGS = "/etc/default/grub"
 STATE = "/var/lib/mkops/kernel-boot"
 UNITS = "/etc/systemd/system"
 # In whatever mode the kernel on trial ends up.
 WANTED_BY = ("sysinit.target", "rescue.target", "emergency.target")
-SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
-# GRUB cannot write these, or cannot write through them.
-READ_ONLY_FS = ("btrfs", "zfs", "cpiofs", "newc", "odc", "iso9660", "squash4", "f2fs")
+SECURE_BOOT = f"{loaders.EFI_VARIABLES}/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 EVIDENCE_LINES = 60
 
 
@@ -63,7 +59,9 @@ class Machine:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(target.stat().st_mode & 0o7777 if target.exists() else 0o644)
+        # The partition of EFI has no modes.
+        with contextlib.suppress(PermissionError):
+            temporary.chmod(target.stat().st_mode & 0o7777 if target.exists() else 0o644)
         temporary.replace(target)
 
     def run(
@@ -138,22 +136,17 @@ class Machine:
         )
         return sorted(line.split()[0] for line in done.stdout.splitlines() if line.split())
 
-    def _environment(self) -> dict[str, str]:
-        return loader.parse_environment(
-            self.run(["grub-editenv", "-", "list"], "read GRUB's environment").stdout
-        )
+    def variable(self, name: str) -> str:
+        """An EFI variable of the boot loader; empty if there is none."""
+        try:
+            return parse_variable(self.at(f"{loaders.EFI_VARIABLES}/{name}-{VENDOR}").read_bytes())
+        except OSError:
+            return ""
 
-    def _environment_fault(self) -> str:
-        """Why GRUB itself could not write its environment block."""
-        abstraction = self.run(
-            ["grub-probe", "--target=abstraction", "/boot/grub"], "find out where /boot/grub lies"
-        ).stdout.split()
-        if abstraction:
-            return f"/boot/grub lies on {', '.join(abstraction)}, which it cannot write"
-        kind = self.run(
-            ["grub-probe", "--target=fs", "/boot/grub"], "find out where /boot/grub lies"
-        ).stdout.strip()
-        return f"/boot/grub lies on {kind}, which it cannot write" if kind in READ_ONLY_FS else ""
+    def _loader(self) -> loaders.Grub | loaders.SystemdBoot:
+        if loader := loaders.find(self):
+            return loader
+        raise Failure("neither GRUB nor systemd-boot starts this host any more")
 
     def _packaged(self, kernels: Sequence[str]) -> tuple[str, ...]:
         if not kernels:
@@ -195,7 +188,6 @@ class Machine:
             for path in self.at("/boot").glob("vmlinuz-*")
             if path.is_file() and not path.is_symlink()
         )
-        grub = self.text(GRUB_CFG)
         secure = self.at(SECURE_BOOT)
         secure_boot = secure.exists() and secure.read_bytes()[-1:] == b"\1"
         unsigned = []
@@ -213,11 +205,7 @@ class Machine:
             boot_id=self.boot_id(),
             cmdline=tuple(self.text("/proc/cmdline").split()),
             systemd=self.at("/run/systemd/system").is_dir(),
-            menu=loader.parse_menu(grub) if grub else None,
-            environment=self._environment() if grub else {},
-            environment_fault=self._environment_fault() if grub else "",
-            custom=self.text(CUSTOM),
-            settings=self.text(SETTINGS),
+            boot=loaders.look(self),
             kernels=tuple(kernels),
             packaged=self._packaged(names),
             images={
@@ -245,8 +233,7 @@ class Machine:
 
     def disarm(self) -> None:
         """Nothing of a trial is left, but for what it had to tell."""
-        self.run(["grub-editenv", "-", "unset", "next_entry"], "forget the entry to boot once")
-        self._custom(self.text(CUSTOM), trial=None)
+        self._loader().disarm()
         for kind in ("timer", "service"):
             self.at(f"{UNITS}/{UNIT}.{kind}").unlink(missing_ok=True)
         for target in WANTED_BY:
@@ -254,40 +241,15 @@ class Machine:
         self.run(["systemctl", "daemon-reload"], "reload systemd")
         self.at(f"{STATE}/trial.json").unlink(missing_ok=True)
 
-    def _custom(
-        self, custom: str, trial: Sequence[str] | None, own: Mapping[str, Sequence[str]] | None = None
-    ) -> None:
-        """custom.cfg with these lasting entries (those that it has, by default) and this trial."""
-        if own is None:
-            own = self._own(custom)
-        text = loader.render_custom(custom, [*own.values(), *([trial] if trial else [])])
-        if text != custom:
-            self.write(CUSTOM, text)
-
-    def _own(self, custom: str) -> dict[str, list[str]]:
-        entries = loader.parse_menu(custom).entries
-        return {
-            entry.release: [f"menuentry '{entry.title}' --id '{entry.path}' {{", *entry.body, "}"]
-            for entry in entries
-            if entry.path.startswith(loader.OWN_ID)
-        }
-
-    def default(self, path: str) -> None:
-        self.run(["grub-editenv", "-", "set", f"saved_entry={path}"], f"make {path} GRUB's default")
-        if (now := self._environment().get("saved_entry")) != path:
-            raise Failure(
-                f"GRUB's default is {now} after it was set to {path}; is /boot/grub/grubenv writable?"
-            )
-
     def install(self, todo: Plan, packages: Sequence[str], image: str) -> None:
         """Everything of a plan up to the point where a restart would still bring the kernel that runs now."""
         if todo.disarm:
             self.disarm()
+        loader = self._loader()
         if todo.pin:
-            self.default(todo.pin)
+            loader.default(todo.pin)
         if todo.saved:
-            self.write(SETTINGS, loader.keep_saved(self.text(SETTINGS)))
-            self._update_menu()
+            loader.remember()
         if todo.install:
             self._install_packages(todo.release, packages)
         if todo.image:
@@ -300,18 +262,10 @@ class Machine:
                 raise Failure(f"cannot place {target}: {error.strerror}; make room in /boot") from error
             temporary.chmod(0o644)
             temporary.replace(target)
-        if (todo.install or todo.boot) and not self._menu().entry(todo.release):
-            self._update_menu()
-            if not self._menu().entry(todo.release):
-                raise Failure(
-                    f"GRUB's menu has no entry for {todo.release} even after update-grub; is it in /boot?"
-                )
-
-    def _menu(self) -> loader.Menu:
-        return loader.parse_menu(self.text(GRUB_CFG))
-
-    def _update_menu(self) -> None:
-        self.run(["update-grub"], "write GRUB's menu")
+        if (todo.install or todo.boot) and todo.release not in loader.look().entries:
+            loader.refresh()
+            if todo.release not in loader.look().entries:
+                raise Failure(f"the boot menu has no entry for {todo.release}; is it in /boot?")
 
     def _install_packages(self, release: str, packages: Sequence[str]) -> None:
         wanted = f"linux-image-{release}"
@@ -360,7 +314,6 @@ class Machine:
             "evidence": f"{STATE}/evidence.log",
             "armed": int(time.time()),
         }
-        entry = self._menu().entry(todo.release)
         words = kernel_boot.trial_words(
             wish.cmdline, token, bool(host.watchdog), host.options.get(todo.release)
         )
@@ -376,16 +329,13 @@ class Machine:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.unlink(missing_ok=True)
             link.symlink_to(f"../{UNIT}.timer")
-        self._custom(self.text(CUSTOM), trial=loader.trial_entry(entry, words))
-        # The last step: what comes before changes nothing about the next boot.
-        self.run(
-            ["grub-editenv", "-", "set", f"next_entry={loader.TRIAL_ID}"],
-            "choose the trial for the next boot",
-        )
-        now = replace(host, environment=self._environment(), menu=self._menu(), custom=self.text(CUSTOM))
-        if now.environment.get("next_entry") != loader.TRIAL_ID or now.starts(now.default) != host.running:
+        loader = self._loader()
+        loader.arm(todo.release, words)
+        now = loader.look()
+        if not now.once.startswith(kernel_boot.TRIAL_ID) or now.releases.get(now.default) != host.running:
             raise Failure(
-                f"GRUB's environment is not as it was set: {now.environment}; the host was not restarted"
+                f"{now.loader} is not as it was set, it starts {now.once or 'nothing'} once and "
+                f"{now.default or 'nothing'} by default; the host was not restarted"
             )
         os.sync()
         return trial
@@ -448,20 +398,17 @@ class Machine:
 
     def promote(self, todo: Plan, cmdline: str, before: str) -> None:
         """The kernel was seen healthy: it is the default from now on."""
-        entry = self._menu().entry(todo.release)
+        loader = self._loader()
+        entry = loader.look().entries.get(todo.release)
         if entry is None:
-            raise Failure(f"GRUB's menu has no entry for {todo.release} any more; who removed it?")
-        custom = self.text(CUSTOM)
-        own = self._own(custom)
-        own.pop(todo.release, None)
-        if cmdline:
-            own[todo.release] = loader.own_entry(entry, cmdline)
+            raise Failure(f"the boot menu has no entry for {todo.release} any more; who removed it?")
         trial = self.trial()
         # Whatever happens in between, the default is an entry that is there.
         if cmdline:
-            self._custom(custom, None, own)
-        self.default(loader.own_id(todo.release) if cmdline else entry.path)
-        self._custom(self.text(CUSTOM), None, own)
+            entry = loader.own(todo.release, cmdline)
+        loader.default(entry)
+        if not cmdline:
+            loader.own(todo.release, "")
         if trial:
             self.run(["systemctl", "stop", f"{UNIT}.timer"], "stop the timer of the trial", ok=(0, 5))
             self.disarm()
@@ -474,10 +421,7 @@ class Machine:
                 raise Failure(f"{release} was not removed: it runs")
             self.run(["dpkg", "--purge", f"linux-image-{release}"], f"remove {release}")
             self.at(f"/boot/vmlinux-{release}").unlink(missing_ok=True)
-            custom = self.text(CUSTOM)
-            own = self._own(custom)
-            if own.pop(release, None):
-                self._custom(custom, None, own)
+            self._loader().own(release, "")
         record = self.record()
         kernels = [name for name in record.get("kernels", ()) if name not in releases]
         self._remember({**record, "kernels": kernels})

@@ -15,14 +15,17 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from . import _boot_loader as loader
-
 PREVIOUS = "previous"
 TOKEN_WORD = "mkops.trial="
 PANIC_SECONDS = 10
 # An emergency restart is refused by the kernel while there are such instances.
 LIVE = ("active", "loaded")
 UNIT = "mkops-kernel-trial"
+# Entries of the boot menu that are ours: the trial, and lasting ones with a command line of their own.
+TRIAL_ID = "mkops-trial"
+OWN_ID = "mkops-kernel-"
+# What a boot menu, GRUB's shell or the kernel would not take as it stands.
+_WORD = re.compile(r"[\w.,:=/@%+~\[\]!^-]+")
 # What brings a kernel back that hangs: the option that must be built in, the word that turns it into a crash,
 # and what it notices.
 GUARDS = {
@@ -46,6 +49,21 @@ class Wish:
 
 
 @dataclass(frozen=True)
+class Boot:
+    """What the boot loader does, as far as it matters here. An entry is named by what selects it."""
+
+    loader: str = ""  # empty if there is none that is known
+    entries: Mapping[str, str] = field(default_factory=dict)  # release: its ordinary entry
+    releases: Mapping[str, str] = field(default_factory=dict)  # any name of an entry: the release it starts
+    own: Mapping[str, str] = field(default_factory=dict)  # release with an entry of ours: its command line
+    default: str = ""  # the entry that a restart starts, if it is known at all
+    once: str = ""  # the entry for the next boot only
+    remembers: bool = True  # a default that is set lasts
+    faults: tuple[str, ...] = ()  # why no kernel can be booted on trial
+    broken: Mapping[str, str] = field(default_factory=dict)  # release: why this one cannot
+
+
+@dataclass(frozen=True)
 class Host:
     """What was seen."""
 
@@ -53,11 +71,7 @@ class Host:
     boot_id: str
     cmdline: tuple[str, ...]
     systemd: bool
-    menu: loader.Menu | None
-    environment: Mapping[str, str]
-    environment_fault: str  # why GRUB could not forget the trial when it starts it
-    custom: str
-    settings: str  # of update-grub
+    boot: Boot
     kernels: tuple[str, ...]  # with an image in /boot
     packaged: tuple[str, ...]  # of those, installed by a package
     images: Mapping[str, str]  # release: sha256 of /boot/vmlinux-RELEASE
@@ -83,14 +97,8 @@ class Host:
 
     @property
     def default(self) -> str:
-        """Path of the entry that a restart starts, if it is known at all."""
-        if self.menu is None or not self.menu.saved_default:
-            return ""
-        return self.environment.get("saved_entry", "")
-
-    def starts(self, path: str) -> str:
-        own = loader.parse_menu(self.custom)
-        return own.starts(path) or (self.menu.starts(path) if self.menu else "")
+        """Release of the kernel that a restart starts, if it is known."""
+        return self.boot.releases.get(self.boot.default, "")
 
 
 @dataclass(frozen=True)
@@ -152,7 +160,7 @@ def removable(host: Host, release: str, keep: int, wanted_previous: str) -> tupl
         release,
         wanted_previous,
         host.record.get("previous", ""),
-        host.starts(host.default),
+        host.default,
     }
     ours = sorted(
         (name for name in host.record.get("kernels", {}) if name in host.packaged),
@@ -181,34 +189,30 @@ def plan(wish: Wish, host: Host) -> Plan:
     if not installed and not install:
         kernels = ", ".join(sorted(host.kernels, key=version_key)) or "none"
         no.append(f"{release} is not installed and no packages are given; installed are {kernels}")
-    if bad := loader.bad_words(wish.cmdline):
-        no.append(f"cmdline has words that GRUB's menu cannot hold: {', '.join(bad)}")
+    if bad := bad_words(wish.cmdline):
+        no.append(f"cmdline has words that a boot menu cannot hold: {', '.join(bad)}")
     if wish.keep < 2:
         no.append(
             f"keep is {wish.keep}; the running kernel and the last good one stay in any case, give 2 or more"
         )
 
-    menu = host.menu
-    if menu is None:
+    loader = host.boot
+    if not loader.loader:
         no.append(
-            "there is no /boot/grub/grub.cfg; only hosts that GRUB starts, as Debian has it, are supported"
+            "neither GRUB with /boot/grub/grub.cfg, as Debian has it, nor systemd-boot starts this host; "
+            "others are not supported"
         )
         return Plan(release, tuple(no))
 
-    running_entry = menu.entry(host.running)
-    entry = menu.entry(release)
-    target = loader.own_id(release) if wish.cmdline else (entry.path if entry else "")
-    words = wish.cmdline.split()
-    runs = host.running == release and all(word in host.cmdline for word in words)
-    if host.default == loader.own_id(release) and entry:
+    entry = loader.entries.get(release, "")
+    target = own_id(release) if wish.cmdline else entry
+    runs = host.running == release and all(word in host.cmdline for word in wish.cmdline.split())
+    if loader.default == own_id(release) and entry:
         # Words that are no longer wanted are gone only after a restart.
-        own = loader.parse_menu(host.custom).entries
-        runs &= any(
-            other.path == host.default and other.title == f"{entry.title}, {wish.cmdline}" for other in own
-        )
+        runs &= loader.own.get(release) == wish.cmdline
     resume = wish.boot and host.on_trial and host.trial.get("release") == release
     boot = wish.boot and not runs and not resume
-    promote = wish.boot and (boot or resume or host.default != target)
+    promote = wish.boot and (boot or resume or loader.default != target)
     image = bool(wish.image_sha256) and host.images.get(release) != wish.image_sha256
     if host.on_trial and not resume and (wish.boot or install):
         no.append(
@@ -230,18 +234,8 @@ def plan(wish: Wish, host: Host) -> Plan:
             )
         if not host.systemd:
             no.append("systemd does not run here; the timer that gives up a trial needs it")
-        if not menu.once:
-            no.append(
-                "/boot/grub/grub.cfg cannot boot an entry once, next_entry is not in it; run update-grub"
-            )
-        if not menu.reads_custom:
-            no.append(
-                "/boot/grub/grub.cfg does not read custom.cfg; restore /etc/grub.d/41_custom, run update-grub"
-            )
-        if menu.waits_for_key:
-            no.append("GRUB waits for a key at its menu (timeout=-1); set GRUB_TIMEOUT in /etc/default/grub")
-        if host.environment_fault:
-            no.append(f"GRUB cannot forget a trial when it starts it: {host.environment_fault}")
+        no += loader.faults
+        no += [loader.broken[release]] if release in loader.broken else []
         if host.secure_boot and release in host.unsigned:
             no.append(
                 f"Secure Boot is on and the image of {release} has no signature; build it with sign of "
@@ -270,20 +264,20 @@ def plan(wish: Wish, host: Host) -> Plan:
     pin = ""
     if (install or boot) and not host.on_trial:
         # Entries of our own are lasting, too.
-        kept = host.starts(host.default) == host.running
-        if not kept and running_entry is None:
+        kept = host.default == host.running
+        pin = "" if kept else loader.entries.get(host.running, "")
+        if not kept and not pin:
             no.append(
-                f"the running kernel {host.running} is not in GRUB's menu and cannot be kept as the default"
+                f"the running kernel {host.running} is not in the menu of {loader.loader} and cannot be kept "
+                "as the default"
             )
-        elif not kept and running_entry:
-            pin = running_entry.path
     removed = removable(host, release, wish.keep, host.running if boot else "") if wish.boot else ()
     return Plan(
         release=release,
         refusals=tuple(no),
         warnings=tuple(warnings),
         pin=pin,
-        saved=bool(promote or install) and not menu.saved_default,
+        saved=bool(promote or install) and not loader.remembers,
         install=install,
         image=image,
         boot=boot,
@@ -293,6 +287,20 @@ def plan(wish: Wish, host: Host) -> Plan:
         stop=tuple(live),
         remove=removed,
     )
+
+
+def own_id(release: str) -> str:
+    return f"{OWN_ID}{release}"
+
+
+def bad_words(cmdline: str) -> list[str]:
+    """The words of a command line that cannot be written into a boot menu as they are."""
+    return [word for word in cmdline.split() if not _WORD.fullmatch(word)]
+
+
+def bounded(cmdline: str) -> str:
+    """Without a limit the kernel waits for a missing root for ever."""
+    return re.sub(r"(?<!\S)rootwait(?!\S)", "rootwait=60", cmdline)
 
 
 def trial_words(cmdline: str, token: str, watchdog: bool, options: Mapping[str, str] | None) -> list[str]:
@@ -409,14 +417,13 @@ def is_signed(image: bytes) -> bool:
 
 def view(host: Host) -> str:
     """One side of the diff."""
-    default = host.default
     lines = [
         f"running: {host.running}",
-        f"default: {host.starts(default) or default or 'the first entry of the menu'}",
-        f"once: {host.environment.get('next_entry') or '-'}",
+        f"default: {host.default or host.boot.default or 'the first entry of the menu'}",
+        f"once: {host.boot.once or '-'}",
         *(f"kernel: {release}" for release in sorted(host.kernels, key=version_key)),
         *(f"image: {release} {digest}" for release, digest in sorted(host.images.items())),
-        *(f"own entry: {release}" for release in loader.own_releases(host.custom)),
+        *(f"own entry: {release}" for release in sorted(host.boot.own)),
         *(f"instance: {name} {status}" for name, status in sorted(host.instances.items()) if status in LIVE),
     ]
     return "\n".join(lines) + "\n"
@@ -425,19 +432,19 @@ def view(host: Host) -> str:
 def foresee(wish: Wish, host: Host, todo: Plan) -> str:
     """The other side of it, should all go well."""
     running = todo.release if todo.boot else host.running
-    default = todo.release if todo.promote else (host.running if todo.pin else host.starts(host.default))
+    default = todo.release if todo.promote else (host.running if todo.pin else host.default)
     kernels = {*host.kernels, *([todo.release] if todo.install else [])} - set(todo.remove)
     images = {release: digest for release, digest in host.images.items() if release not in todo.remove}
     if todo.image:
         images[todo.release] = wish.image_sha256
-    own = set(loader.own_releases(host.custom)) - set(todo.remove)
+    own = set(host.boot.own) - set(todo.remove)
     if todo.promote:
         own = own | {todo.release} if wish.cmdline else own - {todo.release}
     live = {} if todo.boot else {name: status for name, status in host.instances.items() if status in LIVE}
-    once = "-" if todo.disarm or todo.boot else host.environment.get("next_entry") or "-"
+    once = "-" if todo.disarm or todo.boot else host.boot.once or "-"
     lines = [
         f"running: {running}",
-        f"default: {default or host.default or 'the first entry of the menu'}",
+        f"default: {default or host.boot.default or 'the first entry of the menu'}",
         f"once: {once}",
         *(f"kernel: {release}" for release in sorted(kernels, key=version_key)),
         *(f"image: {release} {digest}" for release, digest in sorted(images.items())),

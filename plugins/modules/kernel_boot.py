@@ -374,7 +374,7 @@ class Run:
         return {
             "changed": True,
             "evidence": found,
-            "default": self.host.starts(self.host.default),
+            "default": self.host.default,
             "after": kernel_boot.view(self.machine.look(self.params["release"])),
         }
 

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-TRIAL_ID = "mkops-trial"
-OWN_ID = "mkops-kernel-"
+from ._kernel_boot import OWN_ID, TRIAL_ID, bounded, own_id
+
 BEGIN = "### BEGIN mkops: written by mkops.multikernel.kernel_boot, changes are lost ###"
 END = "### END mkops ###"
 
@@ -19,8 +19,6 @@ _OPEN = re.compile(r"^\s*(menuentry|submenu)\s+(?:'([^']*)'|\"([^\"]*)\").*\{\s*
 _ID = re.compile(r"(?:\$menuentry_id_option|--id)\s+'?([^\s']+)'?")
 _LINUX = re.compile(r"^\s*linux(?:efi|16)?\s+(\S+)\s*(.*?)\s*$")
 _INITRD = re.compile(r"^\s*initrd(?:efi|16)?\s")
-# What GRUB's shell or the kernel would not take as it stands.
-_WORD = re.compile(r"[\w.,:=/@%+~\[\]!^-]+")
 
 
 @dataclass(frozen=True)
@@ -107,15 +105,6 @@ def parse_environment(text: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
 
 
-def bad_words(cmdline: str) -> list[str]:
-    """The words of a command line that cannot be written into GRUB's menu as they are."""
-    return [word for word in cmdline.split() if not _WORD.fullmatch(word)]
-
-
-def own_id(release: str) -> str:
-    return f"{OWN_ID}{release}"
-
-
 def own_entry(entry: Entry, cmdline: str) -> list[str]:
     """A lasting entry for a kernel with a command line of its own."""
     body = [f"{line.rstrip()} {cmdline}" if _LINUX.match(line) else line for line in entry.body]
@@ -127,9 +116,7 @@ def trial_entry(entry: Entry, words: Sequence[str]) -> list[str]:
     body, loads = [], []
     for line in entry.body:
         if _LINUX.match(line):
-            # Without a limit the kernel waits for a missing root for ever.
-            line = re.sub(r"(?<!\S)rootwait(?!\S)", "rootwait=60", line.rstrip())
-            loads.append(f"{line.strip()} {' '.join(words)}")
+            loads.append(f"{bounded(line.strip())} {' '.join(words)}")
         elif _INITRD.match(line):
             loads.append(line.strip())
         else:
@@ -141,9 +128,9 @@ def trial_entry(entry: Entry, words: Sequence[str]) -> list[str]:
     return [f"menuentry 'Trial of {entry.release}' --id '{TRIAL_ID}' {{", *body, "}"]
 
 
-def own_releases(custom: str) -> list[str]:
-    """The kernels that custom.cfg has lasting entries for."""
-    return re.findall(rf"^menuentry .* --id '{OWN_ID}([^']+)' {{$", custom, re.M)
+def own_entries(custom: str) -> dict[str, Entry]:
+    """The lasting entries of our own that custom.cfg has, by release."""
+    return {entry.release: entry for entry in parse_menu(custom).entries if entry.path.startswith(OWN_ID)}
 
 
 def render_custom(custom: str, entries: Iterable[Sequence[str]]) -> str:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.mkops.multikernel.plugins.module_utils import _boot_loader as loader
+from ansible_collections.mkops.multikernel.plugins.module_utils import _grub as loader
+from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_boot as kernel_boot
 
 # As update-grub of Debian 13 writes it, shortened.
 MENU = """\
@@ -124,7 +125,7 @@ def test_own_entry_is_found_again_and_its_kernel_known():
     again = loader.parse_menu(custom)
     assert again.starts("mkops-kernel-6.1.0") == "6.1.0"
     assert again.entries[0].cmdline.endswith("ro isolcpus=2-3 nohz_full=2-3")
-    assert loader.own_releases(custom) == ["6.1.0"]
+    assert list(loader.own_entries(custom)) == ["6.1.0"]
     # ... but it is not what the distribution starts the kernel by
     assert again.entry("6.1.0") is None
 
@@ -148,7 +149,7 @@ def test_custom_keeps_what_others_wrote():
     ],
 )
 def test_words_that_grub_would_read_as_its_own(cmdline, bad):
-    assert loader.bad_words(cmdline) == bad
+    assert kernel_boot.bad_words(cmdline) == bad
 
 
 @pytest.mark.parametrize(
