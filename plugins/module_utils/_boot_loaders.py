@@ -183,6 +183,7 @@ class SystemdBoot:
                 for entry in found.values()
                 if entry.ident == systemd_boot.own_id(entry.release) + systemd_boot.SUFFIX
             },
+            suffix=systemd_boot.SUFFIX,
             default=self.machine.variable("LoaderEntryDefault"),
             once=self.machine.variable("LoaderEntryOneShot"),
             faults=tuple(self._faults()),

@@ -56,6 +56,7 @@ class Boot:
     entries: Mapping[str, str] = field(default_factory=dict)  # release: its ordinary entry
     releases: Mapping[str, str] = field(default_factory=dict)  # any name of an entry: the release it starts
     own: Mapping[str, str] = field(default_factory=dict)  # release with an entry of ours: its command line
+    suffix: str = ""  # of the names of entries that are ours
     default: str = ""  # the entry that a restart starts, if it is known at all
     once: str = ""  # the entry for the next boot only
     remembers: bool = True  # a default that is set lasts
@@ -205,9 +206,10 @@ def plan(wish: Wish, host: Host) -> Plan:
         return Plan(release, tuple(no))
 
     entry = loader.entries.get(release, "")
-    target = own_id(release) if wish.cmdline else entry
+    own = own_id(release) + loader.suffix
+    target = own if wish.cmdline else entry
     runs = host.running == release and all(word in host.cmdline for word in wish.cmdline.split())
-    if loader.default == own_id(release) and entry:
+    if loader.default == own and entry:
         # Words that are no longer wanted are gone only after a restart.
         runs &= loader.own.get(release) == wish.cmdline
     resume = wish.boot and host.on_trial and host.trial.get("release") == release

@@ -15,6 +15,7 @@ import pytest
 from ansible_collections.mkops.multikernel.plugins.module_utils import _boot_host as boot_host
 from ansible_collections.mkops.multikernel.plugins.module_utils import _grub as loader
 from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_boot as host_part
+from ansible_collections.mkops.multikernel.plugins.module_utils import _systemd_boot as systemd_boot
 from ansible_collections.mkops.multikernel.plugins.module_utils._errors import Failure
 from ansible_collections.mkops.multikernel.plugins.modules import kernel_boot
 
@@ -75,12 +76,15 @@ class Simulated(boot_host.Machine):
         entries = [*menu.entries, *custom.entries]
         entry = next((entry for entry in entries if entry.path == wanted), entries[0])
         loads = [line for line in entry.body if "/boot/vmlinuz-" in line]
+        return self.started(entry.release, loads[0].split("ro ", 1)[-1])
+
+    def started(self, release, cmdline):
         self.boots += 1
-        self.file("/proc/cmdline", loads[0].split("ro ", 1)[-1])
-        self.file("/proc/sys/kernel/osrelease", entry.release)
+        self.file("/proc/cmdline", cmdline)
+        self.file("/proc/sys/kernel/osrelease", release)
         self.file("/proc/sys/kernel/random/boot_id", f"boot-{self.boots}")
-        self.file("/proc/filesystems", "nodev\tmultikernel\n" if entry.release == NEW else "ext4\n")
-        return entry.release
+        self.file("/proc/filesystems", "nodev\tmultikernel\n" if release == NEW else "ext4\n")
+        return release
 
     def run(self, argv, purpose, ok=(0,), seconds=600):
         self.commands.append(list(argv))
@@ -128,9 +132,80 @@ class Simulated(boot_host.Machine):
             raise Failure(f"cannot {purpose}", {"rc": code})
         return subprocess.CompletedProcess(argv, code, output, "")
 
+    def ours(self):
+        """What of ours the boot menu has."""
+        return self.text("/boot/grub/custom.cfg")
+
     def files(self):
         return {
             str(path): path.read_text() if path.is_file() else str(path.readlink())
+            for path in self.at("/").rglob("*")
+            if path.is_file() or path.is_symlink()
+        }
+
+
+class SimulatedSystemdBoot(Simulated):
+    ENTRIES = "/efi/loader/entries"
+
+    def __init__(self, root):
+        self.at = lambda path: root / path.lstrip("/")
+        self.set("LoaderInfo", "systemd-boot 257.9")
+        super().__init__(root)
+
+    def set(self, name, text):
+        path = self.at(f"/sys/firmware/efi/efivars/{name}-{systemd_boot.VENDOR}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if text:
+            path.write_bytes(b"\7\0\0\0" + f"{text}\0".encode("utf-16-le"))
+        else:
+            path.unlink(missing_ok=True)
+
+    def menu(self):
+        """kernel-install, for all that is in /boot."""
+        kernels = {path.name.removeprefix("vmlinuz-"): path for path in self.at("/boot").glob("vmlinuz-*")}
+        for path in self.at(self.ENTRIES).glob("t0ken-*"):
+            if path.name.removeprefix("t0ken-").removesuffix(".conf") not in kernels:
+                path.unlink()
+        for release, path in kernels.items():
+            self.file(f"/efi/t0ken/{release}/linux", path.read_text())
+            self.file(
+                f"{self.ENTRIES}/t0ken-{release}.conf",
+                f"# kernel-install\ntitle Debian\nversion {release}\noptions root=/dev/vda1 ro rootwait\n"
+                f"linux /t0ken/{release}/linux\n",
+            )
+
+    def boot(self):
+        wanted = self.variable("LoaderEntryOneShot") or self.variable("LoaderEntryDefault")
+        self.set("LoaderEntryOneShot", "")
+        paths = sorted(self.at(self.ENTRIES).iterdir(), reverse=True)
+        entries = [systemd_boot.parse_entry(path.name, path.read_text()) for path in paths]
+        entry = next((entry for entry in entries if entry.ident == wanted), entries[0])
+        return self.started(entry.release, entry.value("options"))
+
+    def run(self, argv, purpose, ok=(0,), seconds=600):
+        match list(argv):
+            case ["bootctl", "--print-esp-path" | "--print-boot-path"]:
+                return subprocess.CompletedProcess(argv, 0, "/efi\n", "")
+            case ["bootctl" as name, "set-default" | "set-oneshot" as action, entry] if (
+                name not in self.fail_on
+            ):
+                self.commands.append(list(argv))
+                self.set("LoaderEntryDefault" if action == "set-default" else "LoaderEntryOneShot", entry)
+            case ["kernel-install", "add", release, image]:
+                assert image == f"/boot/vmlinuz-{release}"
+                self.menu()
+            case ["grub-editenv" | "grub-probe" | "update-grub", *_]:
+                raise AssertionError(argv)
+            case _:
+                return super().run(argv, purpose, ok, seconds)
+        return subprocess.CompletedProcess(argv, 0, "", "")
+
+    def ours(self):
+        return "".join(path.read_text() for path in self.at(self.ENTRIES).glob("mkops-*"))
+
+    def files(self):
+        return {
+            str(path): path.read_bytes() if path.is_file() else str(path.readlink())
             for path in self.at("/").rglob("*")
             if path.is_file() or path.is_symlink()
         }
@@ -140,6 +215,13 @@ class Simulated(boot_host.Machine):
 def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(kernel_boot.time, "sleep", lambda _seconds: None)
     return Simulated(tmp_path)
+
+
+@pytest.fixture(params=[Simulated, SimulatedSystemdBoot])
+def either(tmp_path, monkeypatch, request):
+    """A host for each boot loader."""
+    monkeypatch.setattr(kernel_boot.time, "sleep", lambda _seconds: None)
+    return request.param(tmp_path)
 
 
 def phase(machine, name, **params):
@@ -185,16 +267,16 @@ def test_the_plan_changes_nothing_and_tells_what_the_run_does(machine):
     assert again["diff"]["before"] == again["diff"]["after"]
 
 
-def test_until_it_is_promoted_a_restart_brings_the_old_kernel(machine):
-    phase(machine, "install")
-    assert machine.boot() == OLD
-    phase(machine, "trial")
-    assert machine.boot() == NEW
-    assert machine.boot() == OLD
-    report = phase(machine, "report")
+def test_until_it_is_promoted_a_restart_brings_the_old_kernel(either):
+    phase(either, "install")
+    assert either.boot() == OLD
+    phase(either, "trial")
+    assert either.boot() == NEW
+    assert either.boot() == OLD
+    report = phase(either, "report")
     assert report["default"] == OLD
-    assert not any("mkops-kernel-trial" in path for path in machine.files())
-    assert host_part.TRIAL_ID not in machine.text("/boot/grub/custom.cfg")
+    assert not any("mkops-kernel-trial" in path for path in either.files())
+    assert host_part.TRIAL_ID not in either.ours()
 
 
 def test_the_trial_is_armed_by_units_for_this_boot_alone(machine):
@@ -213,24 +295,24 @@ def test_the_trial_is_armed_by_units_for_this_boot_alone(machine):
     assert machine.commands[-1][:1] == ["systemd-run"]
 
 
-def test_without_a_timer_left_after_the_promotion(machine):
-    promoted(machine)
-    assert ["systemctl", "stop", "mkops-kernel-trial.timer"] in machine.commands
-    assert not any("mkops-kernel-trial" in path for path in machine.files())
-    assert machine.boot() == NEW
+def test_without_a_timer_left_after_the_promotion(either):
+    promoted(either)
+    assert ["systemctl", "stop", "mkops-kernel-trial.timer"] in either.commands
+    assert not any("mkops-kernel-trial" in path for path in either.files())
+    assert either.boot() == NEW
 
 
-def test_an_interrupted_run_is_taken_up_where_it_was(machine):
-    phase(machine, "install")
-    phase(machine, "trial")
-    machine.boot()
-    planned = phase(machine, "plan")
+def test_an_interrupted_run_is_taken_up_where_it_was(either):
+    phase(either, "install")
+    phase(either, "trial")
+    either.boot()
+    planned = phase(either, "plan")
     assert planned["todo"]["resume"]
     assert planned["steps"] == ["judge its health", f"make {NEW} the default"]
-    other = phase(machine, "plan", release=OLD, packages=None)
+    other = phase(either, "plan", release=OLD, packages=None)
     assert other["reasons"][0].startswith(f"a trial of {NEW} is running")
-    phase(machine, "promote", trial=planned["todo"]["trial"])
-    assert machine.boot() == NEW
+    phase(either, "promote", trial=planned["todo"]["trial"])
+    assert either.boot() == NEW
 
 
 def test_a_trial_that_was_left_behind_is_forgotten(machine):
@@ -244,42 +326,42 @@ def test_a_trial_that_was_left_behind_is_forgotten(machine):
     assert not phase(machine, "plan", release=OLD, packages=None, state="installed")["changed"]
 
 
-def test_going_back_to_the_previous_kernel(machine):
-    promoted(machine)
-    assert machine.record() == {"kernels": [NEW], "previous": OLD}
-    promoted(machine, release="previous", packages=None)
-    assert machine.boot() == OLD
-    assert machine.record()["previous"] == NEW
+def test_going_back_to_the_previous_kernel(either):
+    promoted(either)
+    assert either.record() == {"kernels": [NEW], "previous": OLD}
+    promoted(either, release="previous", packages=None)
+    assert either.boot() == OLD
+    assert either.record()["previous"] == NEW
 
 
 def test_there_is_no_previous_kernel_at_first(machine):
     assert "no kernel was promoted here before" in phase(machine, "plan", release="previous")["reasons"][0]
 
 
-def test_a_command_line_of_its_own(machine):
-    promoted(machine, cmdline="isolcpus=1")
-    assert not phase(machine, "plan", cmdline="isolcpus=1")["changed"]
-    assert machine.boot() == NEW
-    assert "isolcpus=1" in machine.text("/proc/cmdline").split()
-    assert "panic=10" not in machine.text("/proc/cmdline").split()
+def test_a_command_line_of_its_own(either):
+    promoted(either, cmdline="isolcpus=1")
+    assert not phase(either, "plan", cmdline="isolcpus=1")["changed"]
+    assert either.boot() == NEW
+    assert "isolcpus=1" in either.text("/proc/cmdline").split()
+    assert "panic=10" not in either.text("/proc/cmdline").split()
     # Another one, or none, needs another boot.
     for cmdline in ("isolcpus=0", ""):
-        assert phase(machine, "plan", cmdline=cmdline)["todo"]["boot"]
-    promoted(machine, cmdline="")
-    assert machine.boot() == NEW
-    assert "isolcpus=1" not in machine.text("/proc/cmdline").split()
-    assert machine.text("/boot/grub/custom.cfg") == ""
-    assert not phase(machine, "plan")["changed"]
+        assert phase(either, "plan", cmdline=cmdline)["todo"]["boot"]
+    promoted(either, cmdline="")
+    assert either.boot() == NEW
+    assert "isolcpus=1" not in either.text("/proc/cmdline").split()
+    assert either.ours() == ""
+    assert not phase(either, "plan")["changed"]
 
 
-def test_old_kernels_go_but_never_those_that_are_needed(machine):
+def test_old_kernels_go_but_never_those_that_are_needed(either):
     releases = [f"6.12.{number}-x" for number in (8, 9, 10, 11)]
     for release in releases:
-        promoted(machine, release=release, packages=[f"/tmp/{release}.deb"], keep=2)
+        promoted(either, release=release, packages=[f"/tmp/{release}.deb"], keep=2)
     # 11 runs, 10 was good before it; the distribution's is not ours to remove.
-    assert sorted(machine.debs) == sorted([OLD, "6.12.10-x", "6.12.11-x"])
-    assert machine.record() == {"kernels": ["6.12.10-x", "6.12.11-x"], "previous": "6.12.10-x"}
-    assert machine.boot() == "6.12.11-x"
+    assert sorted(either.debs) == sorted([OLD, "6.12.10-x", "6.12.11-x"])
+    assert either.record() == {"kernels": ["6.12.10-x", "6.12.11-x"], "previous": "6.12.10-x"}
+    assert either.boot() == "6.12.11-x"
 
 
 @pytest.mark.parametrize(
@@ -359,13 +441,13 @@ def test_a_full_boot_is_noticed_before(machine, monkeypatch):
     assert machine.debs == {OLD}
 
 
-def test_half_an_installation_is_taken_back(machine):
-    machine.fail_on = ("dpkg",)
+def test_half_an_installation_is_taken_back(either):
+    either.fail_on = ("dpkg",)
     with pytest.raises(Failure):
-        phase(machine, "install")
-    assert machine.commands[-1] == ["dpkg", "--purge", f"linux-image-{NEW}"]
-    machine.fail_on = ()
-    assert machine.boot() == OLD
+        phase(either, "install")
+    assert either.commands[-1] == ["dpkg", "--purge", f"linux-image-{NEW}"]
+    either.fail_on = ()
+    assert either.boot() == OLD
 
 
 def test_the_image_for_spawns_is_placed_once(machine, tmp_path):
@@ -379,25 +461,25 @@ def test_the_image_for_spawns_is_placed_once(machine, tmp_path):
     assert not phase(machine, "plan", **params)["changed"]
 
 
-def test_installed_only(machine):
-    phase(machine, "install", state="installed", reboot_ok=False)
-    assert machine.boot() == OLD
-    assert not phase(machine, "plan", state="installed", reboot_ok=False)["changed"]
+def test_installed_only(either):
+    phase(either, "install", state="installed", reboot_ok=False)
+    assert either.boot() == OLD
+    assert not phase(either, "plan", state="installed", reboot_ok=False)["changed"]
 
 
-def test_unhealthy_kernels(machine):
-    phase(machine, "install")
-    trial = phase(machine, "trial")["trial"]
-    wrong = phase(machine, "judge", trial=trial)["reasons"]
+def test_unhealthy_kernels(either):
+    phase(either, "install")
+    trial = phase(either, "trial")["trial"]
+    wrong = phase(either, "judge", trial=trial)["reasons"]
     assert wrong == [
         f"{OLD} runs, not {NEW}",
         "the host did not restart: its boot id is the same",
         "this boot is not the trial: its token is not on the command line",
     ]
-    machine.boot()
-    machine.failing = ["db.service"]
+    either.boot()
+    either.failing = ["db.service"]
     health = {"units": ["ssh.service", "db.service"], "checks": [["/bin/false"]]}
-    assert phase(machine, "judge", trial=trial, health=health)["reasons"] == [
+    assert phase(either, "judge", trial=trial, health=health)["reasons"] == [
         "unit db.service is failed",
         "unit db.service failed, which it did not on the earlier kernel",
         "check /bin/false ended with 1",
@@ -461,3 +543,94 @@ def test_the_script_tells_on_the_console_what_it_cannot_keep(tmp_path, writable)
     )
     assert (kept if writable else console).read_text().startswith("kernel ")
     assert console.exists() is not writable
+
+
+# --- systemd-boot alone ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def uefi(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernel_boot.time, "sleep", lambda _seconds: None)
+    return SimulatedSystemdBoot(tmp_path)
+
+
+def test_the_plan_of_systemd_boot_changes_nothing(uefi):
+    before = uefi.files()
+    planned = phase(uefi, "plan")
+    assert uefi.files() == before
+    assert planned["reasons"] == []
+    assert planned["steps"][0] == f"keep the running kernel as the default, t0ken-{OLD}.conf"
+    assert planned["diff"]["after"] == promoted(uefi)["after"]
+    assert uefi.variable("LoaderEntryDefault") == f"t0ken-{NEW}.conf"
+    assert not phase(uefi, "plan")["changed"]
+
+
+def test_the_trial_of_systemd_boot(uefi):
+    phase(uefi, "install")
+    phase(uefi, "trial")
+    trial = uefi.text(f"{uefi.ENTRIES}/mkops-trial.conf")
+    assert f"title Trial of {NEW}\n" in trial
+    assert "options root=/dev/vda1 ro rootwait=60 panic=10 oops=panic" in trial
+    assert f"linux /t0ken/{NEW}/linux\n" in trial
+    assert uefi.variable("LoaderEntryOneShot") == "mkops-trial.conf"
+    assert uefi.variable("LoaderEntryDefault") == f"t0ken-{OLD}.conf"
+
+
+def test_a_failure_while_arming_systemd_boot(uefi):
+    phase(uefi, "install")
+    uefi.fail_on = ("systemd-run",)
+    with pytest.raises(Failure):
+        phase(uefi, "trial")
+    assert uefi.variable("LoaderEntryOneShot") == ""
+    assert uefi.ours() == ""
+    assert uefi.boot() == OLD
+
+
+def test_a_variable_that_does_not_take(uefi, monkeypatch):
+    monkeypatch.setattr(uefi, "set", lambda _name, _text: None)
+    with pytest.raises(Failure, match="the default of systemd-boot is not set after it was set to t0ken-"):
+        phase(uefi, "install")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"/efi/loader/loader.conf": "timeout menu-force\n"}, "systemd-boot waits for a key"),
+        (
+            {f"{SimulatedSystemdBoot.ENTRIES}/t0ken-{OLD}.conf": "title Windows\nefi /x.efi\n"},
+            f"the running kernel {OLD} is not in the menu of systemd-boot",
+        ),
+    ],
+)
+def test_refusals_of_systemd_boot(uefi, change, reason):
+    for path, text in change.items():
+        uefi.file(path, text)
+    assert reason in "; ".join(phase(uefi, "plan")["reasons"])
+
+
+def test_a_damaged_copy_on_the_boot_partition(uefi):
+    phase(uefi, "install")
+    uefi.file(f"/efi/t0ken/{NEW}/linux", "imag")
+    (reason,) = phase(uefi, "plan")["reasons"]
+    assert f"run kernel-install add {NEW}" in reason
+    with pytest.raises(Failure, match="is not /boot/vmlinuz-"):
+        phase(uefi, "trial")
+
+
+def test_an_entry_with_a_counter_is_the_same_entry():
+    text = "title Debian\nversion 6.12.9-new\nlinux /a/b/linux\n"
+    entry = systemd_boot.parse_entry("t0ken-6.12.9-new+2-1.conf", text)
+    assert (entry.ident, entry.release, entry.ordinary) == ("t0ken-6.12.9-new.conf", NEW, True)
+
+
+def test_a_release_without_a_version_line():
+    assert systemd_boot.parse_entry("x.conf", f"title x\nlinux /t0ken/{NEW}/linux\n").release == NEW
+
+
+def test_words_of_our_own_are_found_again():
+    entry = systemd_boot.parse_entry("a.conf", f"title T\nversion {NEW}\nlinux /l\noptions a\noptions b\n")
+    name, text = systemd_boot.own_entry(entry, "isolcpus=1 x")
+    again = systemd_boot.parse_entry(name, text)
+    assert (again.ident, again.cmdline) == (f"mkops-kernel-{NEW}.conf", "isolcpus=1 x")
+    assert again.value("options") == "a b isolcpus=1 x"
+    assert not again.ordinary
