@@ -8,7 +8,8 @@
     lab_vm.py stop DIRECTORY [--delete]                                    prints {"changed"}
     lab_vm.py trial IMAGE CACHE_DIRECTORY                                  prints {"accelerator", "reason"}
 
-A host is a directory: disk.qcow2 (an overlay of the shared image), qemu.pid, console.log, host.json.
+A host is a directory: disk.qcow2 (an overlay of the shared image), disk-N.raw (empty at first), variables.fd
+(of UEFI), qemu.pid, console.log, host.json.
 """
 
 from __future__ import annotations
@@ -54,6 +55,32 @@ def drive(path: Path, fmt: str, *options: str) -> list[str]:
     # a comma in a file name is doubled in QEMU's option syntax
     name = str(path).replace(",", ",,")
     return ["-drive", ",".join((f"file={name}", "if=virtio", f"format={fmt}", *options))]
+
+
+def firmware(directory: Path, uefi: dict) -> list[str]:
+    """UEFI with variables of the host's own, as {"code": FILE, "variables": FILE}; nothing for a BIOS."""
+    if not uefi:
+        return []
+    variables = directory / "variables.fd"
+    if not variables.exists():
+        shutil.copyfile(uefi["variables"], variables)
+    flash = [(uefi["code"], "readonly=on"), (variables, "readonly=off")]
+    return [
+        word
+        for unit, (path, mode) in enumerate(flash)
+        for word in ("-drive", f"file={str(path).replace(',', ',,')},if=pflash,unit={unit},format=raw,{mode}")
+    ]
+
+
+def disks(directory: Path, sizes: list[str]) -> list[str]:
+    """More disks, sparse files."""
+    words = []
+    for number, size in enumerate(sizes, start=1):
+        path = directory / f"disk-{number}.raw"
+        if not path.exists():
+            run(["truncate", f"--size={size}", str(path)])
+        words += drive(path, "raw", "cache=unsafe")
+    return words
 
 
 def network(port: int, internet: bool) -> list[str]:
@@ -118,7 +145,9 @@ def start(spec: dict) -> dict:
     port = free_port(state.get("port"))
     run([
         *machine(spec["accelerator"], spec["cpus"], spec["memory_mib"], console),
-        *drive(disk, "qcow2", "cache=unsafe"), *network(port, spec["internet"]), *spec["qemu_arguments"],
+        *firmware(directory, spec["uefi"]),
+        *drive(disk, "qcow2", "cache=unsafe"), *disks(directory, spec["disks"]),
+        *network(port, spec["internet"]), *spec["qemu_arguments"],
         "-name", directory.name, "-pidfile", str(directory / "qemu.pid"), "-daemonize",
     ])  # fmt: skip
     (directory / "host.json").write_text(json.dumps({"spec": spec, "port": port}, indent=2) + "\n")
@@ -139,9 +168,9 @@ def stop(directory: Path, delete: bool = False) -> dict:
     changed = pid is not None
     if delete:
         # The console logs stay: they tell what happened.
-        for name in ("disk.qcow2", "host.json", "qemu.pid"):
-            with contextlib.suppress(FileNotFoundError):
-                (directory / name).unlink()
+        for pattern in ("disk*.*", "variables.fd", "host.json", "qemu.pid"):
+            for path in directory.glob(pattern):
+                path.unlink(missing_ok=True)
                 changed = True
     return {"changed": changed}
 

@@ -3,7 +3,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Make the initramfs of a spawned kernel: a static busybox, the scripts beside this file, kerf's agent, programs.
+"""Make the initramfs of a spawned kernel: busybox, the scripts beside this file, kerf's agent, programs.
 
 The agent finds what it is to start, and to keep, on the kernel's command line. The boot configuration at the
 end of the image puts it there.

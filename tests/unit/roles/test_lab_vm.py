@@ -64,6 +64,8 @@ def spec(tmp_path, lab_vm):
         "memory_mib": 512,
         "accelerator": "tcg",
         "internet": False,
+        "uefi": {},
+        "disks": [],
         "qemu_arguments": [],
     }
     lab_vm.stop(tmp_path / "lab" / "one", delete=True)
@@ -91,6 +93,24 @@ def test_start_command_line(lab_vm, spec):
     assert argv[argv.index("-smp") + 1] == "4"
     assert f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22" in argv
     assert "-no-reboot" not in argv
+
+
+def test_variables_and_more_disks_are_the_hosts_own(lab_vm, spec, tmp_path):
+    template = tmp_path / "VARS"
+    template.write_text("new")
+    directory = Path(spec["directory"])
+    spec = {**spec, "uefi": {"code": "/CODE", "variables": str(template)}, "disks": ["1M"]}
+    argv = arguments(lab_vm.start(spec)["pid"])
+    assert "file=/CODE,if=pflash,unit=0,format=raw,readonly=on" in argv
+    assert f"file={directory}/variables.fd,if=pflash,unit=1,format=raw,readonly=off" in argv
+    assert f"file={directory}/disk-1.raw,if=virtio,format=raw,cache=unsafe" in argv
+    assert (directory / "disk-1.raw").stat().st_size == 1 << 20
+    (directory / "variables.fd").write_text("used")
+    lab_vm.stop(directory)
+    lab_vm.start(spec)
+    assert (directory / "variables.fd").read_text() == "used"
+    lab_vm.stop(directory, delete=True)
+    assert {path.name for path in directory.iterdir()} == {"console.log", "console.log.1"}
 
 
 def test_start_makes_a_changed_host_anew(lab_vm, spec):
