@@ -52,7 +52,7 @@ options:
   cmdline:
     description:
       - More words for the command line of this kernel alone, such as that of a profile.
-      - With it the kernel gets an entry of its own in GRUB's C(custom.cfg).
+      - With it the kernel gets an entry of its own in the boot menu.
     type: str
     default: ""
   keep:
@@ -135,8 +135,9 @@ options:
     description: Checksum of O(image) on the controller. Set by the module's own action.
     type: str
 notes:
-  - Only GRUB 2 as Debian and its relatives set it up is supported. The menu C(/boot/grub/grub.cfg) has to be
-    on a file system that GRUB can write, so that a trial is forgotten when it starts.
+  - Supported are GRUB 2 as Debian and its relatives set it up, with C(/boot/grub/grub.cfg) on a file system
+    that GRUB can write, so that a trial is forgotten when it starts, and systemd-boot with the entries that
+    C(kernel-install) makes.
   - On the host it uses C(/boot/grub/custom.cfg), two units named C(mkops-kernel-trial) during a trial, and
     C(/var/lib/mkops/kernel-boot).
   - What hangs before systemd starts without a crash comes back only with a hardware watchdog that runs from
