@@ -63,7 +63,7 @@ lint: ## Linters, the kernel series, and the collection as it would be published
 
 .PHONY: unit
 unit: ## Unit tests (PYTEST_ARGS=)
-	@tools/bootstrap test
+	@tools/bootstrap build test
 	pytest tests/unit tests/kernel $(PYTEST_ARGS)
 
 .PHONY: kernel-test

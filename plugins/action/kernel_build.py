@@ -26,7 +26,9 @@ NAMED_BASES = ("tinyconfig", "allnoconfig", "defconfig", "running")
 LIMIT_SECONDS = 12 * 3600
 POLL_SECONDS = 2
 LINE_SECONDS = 10
-# The module rewrites its progress every second: when it stops doing that, it is gone.
+# The module rewrites its progress every second. When it stops doing that, it has ended and cannot say so,
+# on a full disk for one; or it is gone.
+QUIET_SECONDS = 10
 SILENT_SECONDS = 90
 
 display = Display()
@@ -144,9 +146,9 @@ class ActionModule(ActionBase):
                     stage, said_at = progress["stage"], now
                     self._say(describe(progress))
                 over = progress.get("state") in ("done", "failed")
-                silent = now - changed_at > SILENT_SECONDS
+                quiet, silent = (now - changed_at > limit for limit in (QUIET_SECONDS, SILENT_SECONDS))
                 # A module that fails before it builds writes no progress at all.
-                if over or silent or not progress:
+                if over or quiet or not progress:
                     finished = self._job_result(job, task_vars)
                     if finished.get("finished"):
                         self._low_level_execute_command(f"rm -f {shlex.quote(path)}")

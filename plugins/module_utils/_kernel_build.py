@@ -26,11 +26,12 @@ import re
 import shutil
 import signal
 import subprocess
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from . import _kconfig
@@ -46,8 +47,10 @@ RUNNING_BASE = "running"
 # Objects per enabled option: measured with the lab profile, used until a build of this cache tells better.
 OBJECTS_PER_OPTION = 2.15
 FREE_BYTES = 4 << 30
+IMAGE = "arch/x86/boot/bzImage"
 LISTS_VALID_SECONDS = 24 * 3600
 TRASH = "trash-"
+NO_SPACE = ("No space left on device", "Disk quota exceeded")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 # What must be there, and the Debian package that brings it.
@@ -75,6 +78,7 @@ class Format:
     make: tuple[str, ...]
     results: str  # pattern of the packages, from the directory that the tree lies in
     tools: Mapping[str, str]  # and the Debian packages that bring them
+    unpack: tuple[str, ...]  # makes a tar stream of a package, from standard input to standard output
     # (file, text, what it becomes): dates that nothing else fixes
     edits: tuple[tuple[str, str, str], ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)  # EPOCH stands for the time of the build
@@ -83,7 +87,9 @@ class Format:
 _RPM_MACROS = {
     "_buildhost": "build",
     "use_source_date_epoch_as_buildtime": "1",
+    # The same, as RPM calls it before 4.20 and since.
     "clamp_mtime_to_source_date_epoch": "1",
+    "build_mtime_policy": "clamp_to_source_date_epoch",
     "source_date_epoch_from_changelog": "0",
 }
 FORMATS = {
@@ -92,17 +98,20 @@ FORMATS = {
         make=("bindeb-pkg", "DPKG_FLAGS=--rules-target=binary-image"),
         results="linux-image-*.deb",
         tools={"dpkg-buildpackage": "dpkg-dev", "dh_builddeb": "debhelper"},
+        unpack=("dpkg-deb", "--fsys-tarfile", "-"),
         # The changelog's date would make every package different; SOURCE_DATE_EPOCH is the standard way out.
         edits=(("scripts/package/mkdebian", "$(date -R)", '$(date -R -u -d "@$SOURCE_DATE_EPOCH")'),),
     ),
     "rpm": Format(
         make=(
             "binrpm-pkg",
-            "RPMOPTS=" + " ".join(f"--define='{name} {value}'" for name, value in _RPM_MACROS.items()),
+            # Nobody gets the packages with headers, and that for modules takes its time.
+            "RPMOPTS=--without=devel "
+            + " ".join(f"--define='{name} {value}'" for name, value in _RPM_MACROS.items()),
         ),
-        # Not kernel-headers, for the same reason.
         results="*/rpmbuild/RPMS/*/kernel-[0-9]*.rpm",
         tools={"rpmbuild": "rpm"},
+        unpack=("rpm2archive", "--nocompression"),
         edits=(
             ("scripts/package/mkspec", "$(LC_ALL=C date +", '$(LC_ALL=C date -u -d "@$SOURCE_DATE_EPOCH" +'),
         ),
@@ -111,6 +120,7 @@ FORMATS = {
         make=("tarxz-pkg",),
         results="*/linux-*.tar.xz",
         tools={"tar": "tar"},
+        unpack=("xz", "--decompress"),
         environment={"TAR_OPTIONS": "--mtime=@EPOCH", "XZ_OPT": "-T1"},
     ),
 }
@@ -275,6 +285,13 @@ def read_config(path: Path) -> bytes:
     """A configuration file's contents, unpacked; raises OSError or EOFError."""
     data = path.read_bytes()
     return gzip.decompress(data) if path.suffix == ".gz" else data
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that has all of the text or is not there, whatever happens meanwhile."""
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def read_series(directory: Path) -> list[Path]:
@@ -491,7 +508,7 @@ class Archive:
                 shutil.rmtree(incoming, ignore_errors=True)
         if (digest := sha256_file(path)) != source.sha256:
             raise BuildError(f"{path} has sha256 {digest}, expected {source.sha256}; remove it and try again")
-        path.with_name(f"{path.name}.sha256").write_text(source.sha256 + "\n")
+        write_whole(path.with_name(f"{path.name}.sha256"), source.sha256 + "\n")
         return path
 
 
@@ -518,6 +535,8 @@ def run(
         cwd=cwd,
         check=False,
         env=env or os.environ | {"LC_ALL": "C"},
+        # What works in a tree holds its lock, should this process be killed.
+        close_fds=False,
     )
     if done.returncode:
         raise BuildError(
@@ -627,10 +646,11 @@ class Cache:
 
     @contextlib.contextmanager
     def lock(self, key: str, waiting: Callable[[], None]) -> Iterator[int]:
-        """One build per key. make inherits the lock: one left behind by a killed run still holds it."""
+        """One build per key. What a run starts inherits the lock: what a killed one leaves still holds it."""
         path = self.work(key, ".lock")
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        os.set_inheritable(descriptor, True)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -688,7 +708,21 @@ class Builder:
         self.log = self.cache.work(self.key, ".log")
 
     def build(self) -> tuple[dict, bool]:
-        """The manifest, and whether this run made it."""
+        """The manifest, and whether this run made it. Raises BuildError, OSError or Stopped."""
+        try:
+            return self._build()
+        except (BuildError, OSError) as error:
+            if not any(text in str(error) for text in NO_SPACE):
+                raise
+            there = os.statvfs(self.cache.root)
+            raise BuildError(
+                f"there is no space left: {self.cache.root} has "
+                f"{there.f_bavail * there.f_frsize >> 20} MiB and {there.f_favail} files free, a build needs "
+                f"{FREE_BYTES >> 20} MiB; make room, and the next run continues the build\n{error}",
+                **getattr(error, "details", {}),
+            ) from error
+
+    def _build(self) -> tuple[dict, bool]:
         self.log.parent.mkdir(parents=True, exist_ok=True)
 
         def waiting() -> None:
@@ -703,6 +737,9 @@ class Builder:
             environment = self._environment(tree, timestamp)
             config = self._configure(tree, environment)
             self.log.unlink(missing_ok=True)
+            if self.signer:
+                # One that an earlier run has signed would have two signatures in the end.
+                (tree / IMAGE).unlink(missing_ok=True)
             with self.signer.for_modules(tree, config) if self.signer else contextlib.nullcontext():
                 objects = self._make(tree, environment, config, lock)
                 if self.signer:
@@ -732,7 +769,7 @@ class Builder:
             apply_patch(tree, patch, patch.name)
         for name, text, replaced in self.format.edits:
             (tree / name).write_text((tree / name).read_text().replace(text, replaced))
-        ready.write_text(json.dumps({"tree": tree.name, "timestamp": timestamp}))
+        write_whole(ready, json.dumps({"tree": tree.name, "timestamp": timestamp}))
         return tree, timestamp
 
     def _environment(self, tree: Path, timestamp: int) -> dict[str, str]:
@@ -752,6 +789,7 @@ class Builder:
             "KDEB_CHANGELOG_DIST": self.suite,
             "LOCALVERSION": self.inputs.local_suffix(),
             "GIT_CEILING_DIRECTORIES": str(tree.parent),
+            "GIT_CONFIG_NOSYSTEM": "1",  # mkspec asks git for a name
             "CCACHE_DIR": str(self.cache.root / "ccache"),
             "CCACHE_BASEDIR": str(tree),
             "CCACHE_NOHASHDIR": "true",
@@ -785,10 +823,13 @@ class Builder:
         config = _kconfig.parse_config((tree / ".config").read_text())
         if lost := _kconfig.lost(self.wanted, config):
             raise self._lost_error(tree, lost, config)
-        if self.signer and config.get("MODULES") == "y" and config.get("MODULE_SIG_ALL") != "y":
+        wanting = [] if not self.signer or config.get("EFI_STUB") == "y" else ["EFI_STUB"]
+        if self.signer and config.get("MODULES") == "y":
+            wanting += [name for name in ("MODULE_SIG", "MODULE_SIG_ALL") if config.get(name) != "y"]
+        if wanting:
+            lines = ", ".join(f"CONFIG_{name}=y" for name in wanting)
             raise BuildError(
-                "sign: the kernel has modules, and their signatures are not in its configuration; add "
-                "CONFIG_MODULE_SIG=y and CONFIG_MODULE_SIG_ALL=y to a fragment"
+                f"sign: such a kernel cannot be signed as a whole; a fragment has to have {lines}"
             )
         return config
 
@@ -847,7 +888,7 @@ class Builder:
     def _sign(self, tree: Path, environment: Mapping[str, str], config: Mapping[str, str], lock: int) -> None:
         """Sign the image and have it packed again: whatever is newer than its parts, make leaves alone."""
         self.progress.enter("sign")
-        image = tree / "arch/x86/boot/bzImage"
+        image = tree / IMAGE
         self.signer.sign(image)
         signed = sha256_file(image)
         for package in self.work.glob(self.format.results):
@@ -855,7 +896,25 @@ class Builder:
         self._make(tree, environment, config, lock)
         if sha256_file(image) != signed:
             raise BuildError(f"make has linked {image} anew when it packed it, and the signature is lost")
-        self.signer.verify(image)
+        for package in self.work.glob(self.format.results):
+            packed = self.work / f"packed-{image.name}"
+            self._take_out_image(package, packed)
+            self.signer.verify(packed)
+            packed.unlink()
+
+    def _take_out_image(self, package: Path, image: Path) -> None:
+        """Write the kernel image that is in a package to a file."""
+        with (
+            package.open("rb") as file,
+            subprocess.Popen(self.format.unpack, stdin=file, stdout=subprocess.PIPE) as process,
+            tarfile.open(fileobj=process.stdout, mode="r|") as archive,
+        ):
+            for member in archive:
+                if member.isfile() and PurePath(member.name).name.startswith("vmlinuz"):
+                    image.write_bytes(archive.extractfile(member).read())
+                    break
+            else:
+                raise BuildError(f"{package} has no kernel image in it")
 
     def _collect(self, tree: Path, config: Mapping[str, str], objects: int, seconds: float) -> dict:
         """Put the results in place, all at once."""

@@ -57,7 +57,7 @@ class Signer:
         return kb.run(argv, "read the certificate").rpartition("=")[2].strip().replace(":", "").lower()
 
     def sign(self, image: Path) -> None:
-        """The image becomes the signed one; a signature that is there is replaced."""
+        """The image becomes the signed one. It is to have no signature yet: sbsign would add a second one."""
         signed = image.with_name(f"{image.name}.signed")
         argv = ["sbsign", "--key", str(self.key), "--cert", str(self.certificate), "--output", str(signed)]
         kb.run([*argv, str(image)], f"sign {image.name}")

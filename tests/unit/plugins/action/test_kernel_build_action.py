@@ -165,6 +165,13 @@ def test_follow_gives_up_on_a_build_that_vanished(make_action, monkeypatch):
         plugin._follow("j1", "/p", {})
 
 
+def test_follow_asks_for_the_result_of_a_build_that_cannot_write(make_action, monkeypatch):
+    """On a full disk the last progress may be an old one."""
+    plugin = make_action()
+    scripted(plugin, monkeypatch, [progress("compile", 3)], {"finished": True, "failed": True, "msg": "full"})
+    assert plugin._follow("j1", "/p", {}) == {"failed": True, "msg": "full"}
+
+
 def test_follow_stops_the_build_when_interrupted(make_action, monkeypatch):
     plugin = make_action()
     scripted(plugin, monkeypatch, [progress("compile", 3)], {"finished": False})

@@ -1,0 +1,327 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What befalls builds: the real module by the real ansible, on real disks; only the kernel is a toy."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_boot
+
+# A kernel of few objects. Where there is a file GATE.STAGE, that stage waits until it is gone.
+MAKEFILE = """\
+GATE := {gate}
+wait = if [ -e $(GATE).$(1) ]; then touch $(GATE).$(1).reached; \\
+	while [ -e $(GATE).$(1) ]; do sleep 0.05; done; fi
+OBJECTS := $(patsubst %,obj/%.o,1 2 3 4 5 6 7 8)
+IMAGE := arch/x86/boot/bzImage
+
+tinyconfig:
+	@$(call wait,tinyconfig)
+	@echo "# CONFIG_B is not set" >.config
+olddefconfig:
+obj/%.o:
+	@mkdir -p obj && echo $@ >obj/$*.part
+	@if [ $* = 5 ]; then $(call wait,compile); fi
+	@echo "  CC      $@" && echo $@ >>compiled && mv obj/$*.part $@
+image.efi: $(OBJECTS)
+	@gcc -c -fPIC -nostdlib -o image.o image.c && ld -shared -Bsymbolic -o image.so image.o
+	@objcopy -O efi-app-x86_64 -j .text -j .data image.so $@
+$(IMAGE): image.efi
+	@mkdir -p arch/x86/boot && cp image.efi $@
+vmlinux: $(OBJECTS)
+	@ld -r -o $@ -b binary Kbuild
+bindeb-pkg: vmlinux $(IMAGE)
+	@if [ -e package ]; then $(call wait,pack-again); fi
+	@rm -rf package && mkdir -p package/DEBIAN package/boot include/config
+	@echo "7.0$(LOCALVERSION)" >include/config/kernel.release
+	@printf '%s\\n' "Package: linux-image-toy" "Version: 1" "Architecture: amd64" "Maintainer: m <m@m>" \\
+		"Description: x" >package/DEBIAN/control
+	@cp {packed} package/boot/vmlinuz-7.0
+	@dpkg-deb --root-owner-group --build package ../linux-image-toy_1_amd64.deb
+"""
+FILES = {
+    "Kbuild": "# toy",
+    "image.c": 'int _start(void) { return 0; } char text[600] = "toy";',
+    "scripts/kconfig/merge_config.sh": '#!/bin/sh\nshift; cat "$@" >.config\n',
+    "scripts/config": "#!/bin/sh\n",
+    "scripts/package/mkdebian": "",
+}
+SECONDS = 60
+
+
+def until(condition, what):
+    deadline = time.monotonic() + SECONDS
+    while not (found := condition()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+    return found
+
+
+class Toy:
+    """A toy kernel, what to build it with, and where."""
+
+    def __init__(self, directory: Path, packed: str = "$(IMAGE)") -> None:
+        self.directory = directory
+        self.gate = directory / "gate"
+        self.cache = directory / "cache"
+        # Commands that run elsewhere, and how that place is seen from here.
+        self.prefix: list[str] = []
+        self.root = Path("/")
+        tree = directory / "linux-toy"
+        for name, text in FILES.items():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            (tree / name).write_text(text)
+            (tree / name).chmod(0o755)
+        (tree / "Makefile").write_text(MAKEFILE.format(gate=self.gate, packed=packed))
+        archive = directory / "linux-toy.tar"
+        subprocess.run(["tar", "-cf", archive, "-C", directory, tree.name], check=True)
+        fragment = directory / "toy.config"
+        fragment.write_text("CONFIG_EFI_STUB=y\n")
+        self.wish = {
+            "source": {
+                "path": str(archive),
+                "checksum": f"sha256:{hashlib.sha256(archive.read_bytes()).hexdigest()}",
+            },
+            "config": [str(fragment)],
+            "cache_dir": str(self.cache),
+            "ccache": False,
+            "keep_tree": True,
+            "jobs": 1,
+        }
+
+    def start(self, **more) -> subprocess.Popen:
+        argv = ["ansible", "localhost", "-c", "local", "-m", "mkops.multikernel.kernel_build"]
+        return subprocess.Popen(
+            [*self.prefix, *argv, "-a", json.dumps(self.wish | more)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
+            start_new_session=True,
+        )
+
+    @staticmethod
+    def result(process: subprocess.Popen) -> dict:
+        output = process.communicate(timeout=3 * SECONDS)[0]
+        assert "{\n" in output, output
+        return json.loads(output[output.index("{\n") :])
+
+    def run(self, **more) -> dict:
+        return self.result(self.start(**more))
+
+    def close(self, stage: str) -> None:
+        Path(f"{self.gate}.{stage}").touch()
+
+    def open(self, stage: str) -> None:
+        Path(f"{self.gate}.{stage}").unlink()
+
+    def reached(self, stage: str) -> None:
+        until(Path(f"{self.gate}.{stage}.reached").exists, f"{stage} is not reached")
+
+    def seen(self, pattern: str) -> list[Path]:
+        """Files below the cache, as they are seen from here."""
+        return list((self.root / self.cache.relative_to("/")).glob(pattern))
+
+    def stages(self) -> set[str]:
+        """What the runs say of themselves now."""
+        found = set()
+        for path in self.seen("kernels/.work/progress-*.json"):
+            with contextlib.suppress(OSError, ValueError):
+                progress = json.loads(path.read_text())
+                if progress["state"] == "running":
+                    found.add(progress["stage"])
+        return found
+
+    def makes(self) -> list[int]:
+        """The makes that work in a tree."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                inside = f"{self.cache}/kernels/.work/" in os.readlink(path / "cwd")
+                if inside and (path / "comm").read_text() == "make\n":
+                    found.append(int(path.name))
+        return found
+
+    def built(self, result: dict) -> None:
+        """It is all there, and nothing was compiled twice."""
+        assert "msg" not in result
+        kernel = self.root / Path(result["directory"]).relative_to("/")
+        assert (kernel / "manifest.json").exists()
+        compiled = (kernel / "build/linux-toy/compiled").read_text().split()
+        assert sorted(compiled) == [f"obj/{number}.o" for number in range(1, 9)]
+
+
+@pytest.fixture
+def toy(tmp_path):
+    return Toy(tmp_path)
+
+
+@pytest.fixture
+def small_disk(toy):
+    """The cache is a disk of its own that only the toy's commands see; returns a function that changes it."""
+    toy.cache.mkdir()
+    script = 'mount -t tmpfs -o "size=64m" toy "$0" && echo there && exec sleep 600'
+    unshare = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, toy.cache]
+    with subprocess.Popen(unshare, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "there\n"
+        toy.prefix = ["nsenter", f"--target={holder.pid}", "--user", "--mount", "--preserve-credentials"]
+        toy.root = Path(f"/proc/{holder.pid}/root")
+
+        def remount(options: str) -> None:
+            subprocess.run([*toy.prefix, "mount", "-o", f"remount,{options}", toy.cache], check=True)
+
+        yield remount
+        holder.kill()
+
+
+def test_a_disk_that_is_too_small(toy, small_disk):
+    result = toy.run()
+    assert f"{toy.cache}/kernels/.work/" in result["msg"]
+    assert "MiB free, a build needs 4096 MiB" in result["msg"]
+    assert not toy.seen("kernels/[0-9a-f]*")
+    small_disk("size=8g")
+    toy.built(toy.run())
+
+
+def test_a_disk_that_gets_full(toy, small_disk):
+    small_disk("size=8g,nr_inodes=200")
+    toy.close("compile")
+    process = toy.start()
+    toy.reached("compile")
+    # Files are what there are too few of: a test has no gigabytes to waste.
+    full = toy.root / toy.cache.relative_to("/") / "full"
+    full.mkdir()
+    with pytest.raises(OSError, match="No space left"):
+        for number in range(200):
+            (full / str(number)).touch()
+    toy.open("compile")
+    result = toy.result(process)
+    assert f"there is no space left: {toy.cache} has" in result["msg"]
+    assert "and 0 files free, a build needs 4096 MiB" in result["msg"]
+    assert "No space left on device" in result["msg"]
+    assert not toy.makes()
+    assert not toy.seen("kernels/[0-9a-f]*")
+    for path in full.iterdir():
+        path.unlink()
+    toy.built(toy.run())
+
+
+def test_the_controller_is_lost(toy):
+    toy.close("compile")
+    process = toy.start()
+    toy.reached("compile")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert len(toy.makes()) == 1
+    following = toy.start()
+    until(lambda: "wait" in toy.stages(), "the next run does not wait")
+    assert len(toy.makes()) == 1
+    toy.open("compile")
+    result = toy.result(following)
+    assert result["changed"] is False
+    toy.built(result)
+
+
+@pytest.mark.parametrize("stage", ["tinyconfig", "compile"])
+def test_the_module_is_killed(toy, stage):
+    toy.close(stage)
+    process = toy.start()
+    toy.reached(stage)
+    (progress,) = toy.seen("kernels/.work/progress-*.json")
+    module = json.loads(progress.read_text())["pid"]
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    os.kill(module, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{module}").exists(), "the module is there")
+    (orphan,) = toy.makes()
+    progress.unlink()
+    following = toy.start()
+    until(lambda: "wait" in toy.stages(), "the next run does not wait")
+    assert toy.makes() == [orphan]
+    toy.open(stage)
+    result = toy.result(following)
+    assert result["changed"] is True
+    toy.built(result)
+
+
+# --- signatures ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sign(tmp_path):
+    key, certificate = tmp_path / "signing.key", tmp_path / "signing.pem"
+    argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=toy"]
+    subprocess.run([*argv, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    key.chmod(0o600)
+    return {"key": str(key), "certificate": str(certificate)}
+
+
+def signatures(deb: str, directory: Path) -> str:
+    """What sbverify tells of the image in a package."""
+    subprocess.run(["dpkg-deb", "-x", deb, directory], check=True)
+    listed = subprocess.run(
+        ["sbverify", "--list", directory / "boot/vmlinuz-7.0"], check=False, capture_output=True, text=True
+    )
+    return listed.stdout + listed.stderr
+
+
+def test_the_signed_image_is_the_packed_one(toy, sign, tmp_path):
+    result = toy.run(sign=sign)
+    toy.built(result)
+    listed = signatures(result["debs"][0], tmp_path / "unpacked")
+    assert (listed.count("signature 1"), listed.count("subject: /CN=toy")) == (1, 1)
+    assert _kernel_boot.is_signed((tmp_path / "unpacked/boot/vmlinuz-7.0").read_bytes())
+    unsigned = toy.run()
+    assert unsigned["key"] != result["key"]
+    assert "No signature table present" in signatures(unsigned["debs"][0], tmp_path / "other")
+    assert not _kernel_boot.is_signed((tmp_path / "other/boot/vmlinuz-7.0").read_bytes())
+    secret = Path(sign["key"]).read_text().splitlines()[1]
+    assert subprocess.run(["grep", "-rqF", secret, toy.cache], check=False).returncode == 1
+
+
+def test_an_image_that_an_earlier_run_has_signed(toy, sign, tmp_path):
+    toy.close("pack-again")
+    process = toy.start(sign=sign)
+    toy.reached("pack-again")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    (progress,) = toy.seen("kernels/.work/progress-*.json")
+    os.kill(json.loads(progress.read_text())["pid"], signal.SIGTERM)
+    until(lambda: not toy.makes(), "make is there")
+    toy.open("pack-again")
+    result = toy.run(sign=sign)
+    assert result["changed"] is True
+    assert signatures(result["debs"][0], tmp_path / "unpacked").count("subject: /CN=toy") == 1
+
+
+def test_an_image_that_is_packed_unsigned(tmp_path, sign):
+    result = Toy(tmp_path, packed="image.efi").run(sign=sign)
+    assert "cannot find the signature" in result["msg"]
+    assert not list((tmp_path / "cache/kernels").glob("[0-9a-f]*"))
+
+
+def test_a_kernel_that_cannot_be_signed(toy, sign):
+    Path(toy.wish["config"][0]).write_text("CONFIG_MODULES=y\n")
+    result = toy.run(sign=sign)
+    assert "CONFIG_EFI_STUB=y, CONFIG_MODULE_SIG=y, CONFIG_MODULE_SIG_ALL=y" in result["msg"]
+    assert not toy.seen("kernels/.work/*/linux-toy/compiled")
+
+
+def test_a_key_that_others_can_read(toy, sign):
+    Path(sign["key"]).chmod(0o640)
+    result = toy.run(sign=sign)
+    assert f"sign.key {sign['key']} has mode 0640: others can read it" in result["msg"]
+    assert not toy.cache.exists()
