@@ -34,19 +34,47 @@ CUSTOM = "/boot/grub/custom.cfg"
 SETTINGS = "/etc/default/grub"
 # GRUB cannot write these, or cannot write through them.
 READ_ONLY_FS = ("btrfs", "zfs", "cpiofs", "newc", "odc", "iso9660", "squash4", "f2fs")
-EFI_VARIABLES = "/sys/firmware/efi/efivars"
+EFI = "/sys/firmware/efi"
+EFI_VARIABLES = f"{EFI}/efivars"
+# Where bootctl looks for the EFI system partition.
+EFI_PARTITIONS = ("/efi", "/boot", "/boot/efi")
 
 
-def find(machine: Machine) -> Grub | SystemdBoot | None:
-    """What has started this host, or would."""
-    if machine.variable("LoaderInfo").startswith("systemd-boot"):
+def find(machine: Machine) -> Grub | SystemdBoot:
+    """What has started this host; a Failure if that is not supported, or cannot be told."""
+    # Written anew at every start. GRUB before 2.12 says nothing.
+    info = machine.variable("LoaderInfo")
+    if info.startswith("systemd-boot"):
         return SystemdBoot(machine)
-    return Grub(machine) if machine.text(GRUB_CFG) else None
+    if info and not info.startswith("GRUB"):
+        raise Failure(f"{info} starts this host; supported are GRUB and systemd-boot")
+    # A grub.cfg may be left from before. What it says would change nothing then, not even that a kernel is
+    # only on trial.
+    seen = not machine.at(EFI).exists() or any(machine.at(EFI_VARIABLES).glob("*"))
+    if not seen and (path := _systemd_boot_file(machine)):
+        raise Failure(
+            f"the EFI variables cannot be read, and with {path} there it cannot be told whether systemd-boot "
+            f"starts this host; mount efivarfs on {EFI_VARIABLES}, on a kernel with EFI runtime services"
+        )
+    if machine.text(GRUB_CFG):
+        return Grub(machine)
+    raise Failure(
+        f"neither GRUB with {GRUB_CFG}, as Debian has it, nor systemd-boot starts this host; others are not "
+        "supported"
+    )
+
+
+def _systemd_boot_file(machine: Machine) -> str:
+    folders = (machine.at(f"{partition}/EFI/systemd") for partition in EFI_PARTITIONS)
+    path = next((path for folder in folders for path in sorted(folder.glob("systemd-boot*.efi"))), None)
+    return "/" + str(path.relative_to(machine.at("/"))) if path else ""
 
 
 def look(machine: Machine) -> Boot:
-    loader = find(machine)
-    return loader.look() if loader else Boot()
+    try:
+        return find(machine).look()
+    except Failure as failure:
+        return Boot(faults=(str(failure),))
 
 
 class Grub:
@@ -173,7 +201,8 @@ class SystemdBoot:
 
     def look(self) -> Boot:
         found = self._entries()
-        ordinary = {entry.release: entry for entry in found.values() if entry.ordinary and entry.release}
+        ordinary = {release: entry for release, (_path, entry) in self._ordinary().items()}
+        broken = {release: self._fault(entry) for release, entry in ordinary.items()}
         return Boot(
             loader="systemd-boot",
             entries={release: entry.ident for release, entry in ordinary.items()},
@@ -187,12 +216,8 @@ class SystemdBoot:
             default=self.machine.variable("LoaderEntryDefault"),
             once=self.machine.variable("LoaderEntryOneShot"),
             faults=tuple(self._faults()),
-            broken={
-                release: f"the image of {release} on the boot partition is not /boot/vmlinuz-{release}; run "
-                f"kernel-install add {release} /boot/vmlinuz-{release}"
-                for release, entry in ordinary.items()
-                if not self._is_installed(entry)
-            },
+            broken={release: fault for release, fault in broken.items() if fault},
+            variables=True,
         )
 
     def _faults(self) -> list[str]:
@@ -208,12 +233,21 @@ class SystemdBoot:
             found.append(f"{EFI_VARIABLES} cannot be written; mount efivarfs there, read and write")
         return found
 
-    def _is_installed(self, entry: systemd_boot.Entry) -> bool:
-        """Whether it starts what the package has put into /boot, if there is such a file."""
-        installed = self.machine.at(f"/boot/vmlinuz-{entry.release}")
-        image = entry.value("linux").lstrip("/")
-        copies = [self.machine.at(f"{folder}/{image}") for folder in self._folders]
-        return not installed.is_file() or any(copy.is_file() and same(installed, copy) for copy in copies)
+    def _fault(self, entry: systemd_boot.Entry) -> str:
+        """Why it would not start: a file is missing, or not what the package has put into /boot."""
+        image = f"/boot/vmlinuz-{entry.release}"
+        what = ""
+        for key, name in entry.lines:
+            if key not in ("linux", "initrd"):
+                continue
+            copies = [self.machine.at(f"{folder}/{name.lstrip('/')}") for folder in self._folders]
+            copies = [copy for copy in copies if copy.is_file()]
+            installed = self.machine.at(image)
+            if not copies:
+                what = f"{name} of {entry.ident} is not on the boot partition"
+            elif key == "linux" and installed.is_file() and not any(same(installed, copy) for copy in copies):
+                what = f"the image of {entry.release} on the boot partition is not {image}"
+        return f"{what}; run kernel-install add {entry.release} {image}" if what else ""
 
     @functools.cached_property
     def _folders(self) -> list[str]:
@@ -235,12 +269,24 @@ class SystemdBoot:
         ]
         return {path: systemd_boot.parse_entry(path.name, path.read_text(errors="replace")) for path in paths}
 
+    def _ordinary(self) -> dict[str, tuple[Path, systemd_boot.Entry]]:
+        """The entry of each kernel; ours, if another system on the same partition has the same kernel."""
+        machine_id = self.machine.text("/etc/machine-id").strip()
+        found: dict[str, tuple[Path, systemd_boot.Entry]] = {}
+        for path, entry in self._entries().items():
+            if not (entry.ordinary and entry.release):
+                continue
+            known = found.get(entry.release)
+            if not known or (known[1].foreign(machine_id) and not entry.foreign(machine_id)):
+                found[entry.release] = path, entry
+        return found
+
     def _place(self, release: str) -> tuple[str, systemd_boot.Entry]:
         """The directory that has the ordinary entry of a kernel, and the entry."""
-        for path, entry in self._entries().items():
-            if entry.ordinary and entry.release == release:
-                return "/" + str(path.parent.relative_to(self.machine.at("/"))), entry
-        raise Failure(f"systemd-boot has no entry for {release} any more; who removed it?")
+        path, entry = self._ordinary().get(release, (None, None))
+        if path is None:
+            raise Failure(f"systemd-boot has no entry for {release} any more; who removed it?")
+        return "/" + str(path.parent.relative_to(self.machine.at("/"))), entry
 
     def refresh(self) -> None:
         for path in sorted(self.machine.at("/boot").glob("vmlinuz-*")):
@@ -268,6 +314,8 @@ class SystemdBoot:
     def disarm(self) -> None:
         if self.machine.variable("LoaderEntryOneShot"):
             self.machine.run(["bootctl", "set-oneshot", ""], "forget the entry to boot once")
+            if now := self.machine.variable("LoaderEntryOneShot"):
+                raise Failure(f"systemd-boot still starts {now} once, after that was unset")
         self._unlink(systemd_boot.TRIAL_FILE)
 
     def own(self, release: str, cmdline: str) -> str:

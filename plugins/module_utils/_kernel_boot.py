@@ -52,7 +52,7 @@ class Wish:
 class Boot:
     """What the boot loader does, as far as it matters here. An entry is named by what selects it."""
 
-    loader: str = ""  # empty if there is none that is known
+    loader: str = ""  # empty if there is none that is known; faults say why
     entries: Mapping[str, str] = field(default_factory=dict)  # release: its ordinary entry
     releases: Mapping[str, str] = field(default_factory=dict)  # any name of an entry: the release it starts
     own: Mapping[str, str] = field(default_factory=dict)  # release with an entry of ours: its command line
@@ -62,6 +62,7 @@ class Boot:
     remembers: bool = True  # a default that is set lasts
     faults: tuple[str, ...] = ()  # why no kernel can be booted on trial
     broken: Mapping[str, str] = field(default_factory=dict)  # release: why this one cannot
+    variables: bool = False  # it is told what to do by EFI variables
 
 
 @dataclass(frozen=True)
@@ -199,11 +200,7 @@ def plan(wish: Wish, host: Host) -> Plan:
 
     loader = host.boot
     if not loader.loader:
-        no.append(
-            "neither GRUB with /boot/grub/grub.cfg, as Debian has it, nor systemd-boot starts this host; "
-            "others are not supported"
-        )
-        return Plan(release, tuple(no))
+        return Plan(release, (*no, *loader.faults))
 
     entry = loader.entries.get(release, "")
     own = own_id(release) + loader.suffix
@@ -237,7 +234,10 @@ def plan(wish: Wish, host: Host) -> Plan:
         if not host.systemd:
             no.append("systemd does not run here; the timer that gives up a trial needs it")
         no += loader.faults
-        no += [loader.broken[release]] if release in loader.broken else []
+        # Without the one that runs there is no way back.
+        no += [
+            loader.broken[name] for name in dict.fromkeys((release, host.running)) if name in loader.broken
+        ]
         if host.secure_boot and release in host.unsigned:
             no.append(
                 f"Secure Boot is on and the image of {release} has no signature; build it with sign of "
@@ -248,6 +248,8 @@ def plan(wish: Wish, host: Host) -> Plan:
             names = ", ".join(f"{name} ({host.instances[name]})" for name in live)
             no.append(f"instances are not stopped: {names}; stop them, or set instances to stop")
         options = host.options.get(release)
+        if options is not None and loader.variables and (lacks := without_variables(options, wish.cmdline)):
+            no.append(f"{release} {lacks}, so it could not be made the default of {loader.loader}")
         if options is not None:
             for option, (_word, what) in GUARDS.items():
                 if options.get(option) != "y":
@@ -289,6 +291,16 @@ def plan(wish: Wish, host: Host) -> Plan:
         stop=tuple(live),
         remove=removed,
     )
+
+
+def without_variables(options: Mapping[str, str], cmdline: str) -> str:
+    """Why a kernel cannot write EFI variables; empty if it can."""
+    if options.get("EFIVAR_FS") not in ("y", "m"):
+        return "has no CONFIG_EFIVAR_FS"
+    # The default of kernels with PREEMPT_RT.
+    if options.get("EFI_DISABLE_RUNTIME") == "y" and "efi=runtime" not in cmdline.split():
+        return "has CONFIG_EFI_DISABLE_RUNTIME and no efi=runtime in cmdline"
+    return ""
 
 
 def own_id(release: str) -> str:

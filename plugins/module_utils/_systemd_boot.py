@@ -40,6 +40,10 @@ class Entry:
         parts = self.value("linux").split("/")
         return parts[-2] if len(parts) > 2 else ""
 
+    def foreign(self, machine_id: str) -> bool:
+        """Made by another system that has this boot partition, too, or before this one got its machine id."""
+        return self.value("machine-id") not in ("", machine_id)
+
     @property
     def ordinary(self) -> bool:
         return not self.ident.startswith((TRIAL_ID, OWN_ID)) and bool(self.value("linux"))

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from ansible_collections.mkops.multikernel.plugins.module_utils import _boot_host as boot_host
+from ansible_collections.mkops.multikernel.plugins.module_utils import _boot_loaders as boot_loaders
 from ansible_collections.mkops.multikernel.plugins.module_utils import _grub as loader
 from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_boot as host_part
 from ansible_collections.mkops.multikernel.plugins.module_utils import _systemd_boot as systemd_boot
@@ -35,6 +36,7 @@ menuentry 'Linux {0}' $menuentry_id_option 'gnulinux-{0}-advanced-u' {{
 }}
 """
 TAIL = "source ${config_directory}/custom.cfg\n"
+CONFIG = "CONFIG_SOFTLOCKUP_DETECTOR=y\nCONFIG_DETECT_HUNG_TASK=y\nCONFIG_EFIVAR_FS=y\n"
 
 
 class Simulated(boot_host.Machine):
@@ -52,7 +54,7 @@ class Simulated(boot_host.Machine):
         self.at(path).parent.mkdir(parents=True, exist_ok=True)
         self.at(path).write_text(text)
 
-    def add(self, release, config="CONFIG_SOFTLOCKUP_DETECTOR=y\nCONFIG_DETECT_HUNG_TASK=y\n"):
+    def add(self, release, config=CONFIG):
         self.file(f"/boot/vmlinuz-{release}", "image")
         self.file(f"/boot/config-{release}", config)
         self.debs.add(release)
@@ -615,6 +617,181 @@ def test_a_damaged_copy_on_the_boot_partition(uefi):
     assert f"run kernel-install add {NEW}" in reason
     with pytest.raises(Failure, match="is not /boot/vmlinuz-"):
         phase(uefi, "trial")
+
+
+@pytest.mark.parametrize("release", [OLD, NEW])
+def test_a_file_that_is_missing_on_the_boot_partition(uefi, release):
+    """Of the kernel on trial, and of the one to go back to."""
+    phase(uefi, "install")
+    entry = f"{uefi.ENTRIES}/t0ken-{release}.conf"
+    uefi.file(entry, uefi.text(entry) + f"initrd /t0ken/{release}/initrd.img\n")
+    (reason,) = phase(uefi, "plan")["reasons"]
+    assert reason.startswith(
+        f"/t0ken/{release}/initrd.img of t0ken-{release}.conf is not on the boot partition;"
+    )
+    uefi.file(f"/efi/t0ken/{release}/initrd.img", "initrd")
+    assert phase(uefi, "plan")["reasons"] == []
+
+
+def test_efi_variables_that_are_read_only(uefi, monkeypatch):
+    variables = uefi.at(boot_loaders.EFI_VARIABLES)
+    real = boot_loaders.os.access
+    monkeypatch.setattr(boot_loaders.os, "access", lambda path, mode: path != variables and real(path, mode))
+    before = uefi.files()
+    assert phase(uefi, "plan")["reasons"] == [
+        "/sys/firmware/efi/efivars cannot be written; mount efivarfs there, read and write"
+    ]
+    with pytest.raises(Failure, match="cannot be written"):
+        phase(uefi, "install")
+    assert uefi.files() == before
+
+
+@pytest.mark.parametrize("grub", [False, True])
+def test_efi_variables_that_are_not_there(uefi, grub):
+    """A grub.cfg from before must not be taken for what starts the host."""
+    uefi.set("LoaderInfo", "")
+    uefi.file("/efi/EFI/systemd/systemd-bootx64.efi", "MZ")
+    if grub:
+        uefi.file("/boot/grub/grub.cfg", HEAD.format(default="0") + ENTRY.format(OLD) + TAIL)
+    before = uefi.files()
+    (reason,) = phase(uefi, "plan")["reasons"]
+    assert reason.startswith(
+        "the EFI variables cannot be read, and with /efi/EFI/systemd/systemd-bootx64.efi"
+    )
+    with pytest.raises(Failure, match="mount efivarfs on /sys/firmware/efi/efivars"):
+        phase(uefi, "install")
+    assert uefi.files() == before
+
+
+def test_grub_by_uefi_needs_no_variables(machine):
+    machine.file("/sys/firmware/efi/fw_vendor", "x")
+    assert phase(machine, "plan")["reasons"] == []
+    assert promoted(machine)["changed"]
+
+
+@pytest.mark.parametrize(
+    ("info", "loader"),
+    [("GRUB 2.12-9", "GRUB"), ("systemd-boot 252.39-1~deb12u1", "systemd-boot"), ("", "GRUB")],
+)
+def test_what_has_started_the_host_counts_not_what_is_installed(uefi, info, loader):
+    uefi.set("LoaderInfo", info)
+    uefi.set("LoaderEntryDefault", "x.conf")  # so that there are variables, if none of the loader
+    uefi.file("/efi/EFI/systemd/systemd-bootx64.efi", "MZ")
+    uefi.file("/boot/grub/grub.cfg", HEAD.format(default="0") + ENTRY.format(OLD) + TAIL)
+    assert type(boot_loaders.find(uefi)).__name__ == {"GRUB": "Grub", "systemd-boot": "SystemdBoot"}[loader]
+
+
+def test_other_boot_loaders_are_named_and_refused(uefi):
+    uefi.set("LoaderInfo", "rEFInd 0.14.2")
+    uefi.file("/boot/grub/grub.cfg", HEAD.format(default="0") + ENTRY.format(OLD) + TAIL)
+    assert phase(uefi, "plan")["reasons"] == [
+        "rEFInd 0.14.2 starts this host; supported are GRUB and systemd-boot"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "cmdline", "reason"),
+    [
+        ("CONFIG_EFIVAR_FS=m\n", "", ""),
+        (
+            "CONFIG_X86=y\n",
+            "",
+            f"{NEW} has no CONFIG_EFIVAR_FS, so it could not be made the default of systemd-boot",
+        ),
+        ("CONFIG_EFIVAR_FS=y\nCONFIG_EFI_DISABLE_RUNTIME=y\n", "quiet", "no efi=runtime in cmdline"),
+        ("CONFIG_EFIVAR_FS=y\nCONFIG_EFI_DISABLE_RUNTIME=y\n", "quiet efi=runtime", ""),
+    ],
+)
+def test_a_kernel_that_could_never_be_promoted(either, config, cmdline, reason):
+    either.add(NEW, config)
+    reasons = phase(either, "plan", packages=[], cmdline=cmdline)["reasons"]
+    if reason and isinstance(either, SimulatedSystemdBoot):
+        assert len(reasons) == 1
+        assert reason in reasons[0]
+    else:
+        assert reasons == []
+
+
+def test_the_default_entry_disappears_before_the_restart(uefi):
+    """set-default takes any name: what it says has to be there, too."""
+    phase(uefi, "install")
+    uefi.at(f"{uefi.ENTRIES}/t0ken-{OLD}.conf").unlink()
+    with pytest.raises(Failure, match=f"the running kernel {OLD} is not in the menu of systemd-boot"):
+        phase(uefi, "trial")
+    assert uefi.variable("LoaderEntryOneShot") == ""
+
+
+def test_the_entry_disappears_before_the_trial_is_armed(uefi):
+    phase(uefi, "install")
+    uefi.at(f"{uefi.ENTRIES}/t0ken-{NEW}.conf").unlink()
+    with pytest.raises(Failure, match=f"systemd-boot has no entry for {NEW} any more"):
+        boot_loaders.find(uefi).arm(NEW, ["panic=10"])
+    assert uefi.variable("LoaderEntryOneShot") == ""
+    assert uefi.ours() == ""
+
+
+def test_the_entry_disappears_before_the_promotion(uefi):
+    phase(uefi, "install")
+    trial = phase(uefi, "trial")["trial"]
+    assert uefi.boot() == NEW
+    uefi.at(f"{uefi.ENTRIES}/t0ken-{NEW}.conf").unlink()
+    with pytest.raises(Failure, match=f"no entry for {NEW} any more"):
+        phase(uefi, "promote", trial=trial)
+    assert uefi.variable("LoaderEntryDefault") == f"t0ken-{OLD}.conf"
+    assert uefi.boot() == OLD
+
+
+def test_a_trial_that_cannot_be_unset_is_told(uefi, monkeypatch):
+    phase(uefi, "install")
+    phase(uefi, "trial")
+    monkeypatch.setattr(uefi, "set", lambda _name, _text: None)
+    with pytest.raises(Failure, match=r"still starts mkops-trial\.conf once"):
+        uefi.disarm()
+
+
+def test_another_system_on_the_same_boot_partition(uefi):
+    """It has the same kernel, with a root of its own; its entry comes first by name, or last."""
+    uefi.file("/etc/machine-id", "5e1f\n")
+    for name in ("0ther", "z0ther"):
+        uefi.file(
+            f"{uefi.ENTRIES}/{name}-{OLD}.conf",
+            f"title Other\nversion {OLD}\nmachine-id 07e4\noptions root=/dev/sdz\nlinux /{name}/linux\n",
+        )
+    assert boot_loaders.look(uefi).entries[OLD] == f"t0ken-{OLD}.conf"
+    promoted(uefi)
+    phase(uefi, "trial", release="previous", packages=[])
+    assert "options root=/dev/vda1 ro rootwait=60" in uefi.ours()
+    assert "/dev/sdz" not in uefi.ours()
+
+
+def test_entries_from_before_the_machine_got_its_id_are_taken(uefi):
+    uefi.file("/etc/machine-id", "5e1f\n")
+    entry = f"{uefi.ENTRIES}/t0ken-{OLD}.conf"
+    uefi.file(entry, uefi.text(entry) + "machine-id 07e4\n")
+    assert boot_loaders.look(uefi).entries[OLD] == f"t0ken-{OLD}.conf"
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        # As efivarfs showed it after bootctl set-default: attributes 7, then UTF-16 with its NUL.
+        (b"\x07\x00\x00\x00" + "lab-6.12.conf".encode("utf-16-le") + b"\0\0", "lab-6.12.conf"),
+        # volatile, as LoaderInfo: attributes 6
+        (b"\x06\x00\x00\x00s\x00-\x00b\x00\x00\x00", "s-b"),
+        (b"\x07\x00\x00\x00a\x00\x00\x00b\x00", "a"),
+        (b"\x07\x00\x00\x00a\x00b\x00", "ab"),
+        (b"\x07\x00\x00\x00\xe4\x00\x00\x00", "ä"),
+        (b"\x07\x00\x00\x00\x00\x00", ""),
+        (b"\x07\x00\x00\x00", ""),
+        (b"", ""),
+    ],
+)
+def test_bytes_of_a_variable(data, text):
+    assert systemd_boot.parse_variable(data) == text
+
+
+def test_half_a_character_of_a_variable_is_no_name():
+    assert systemd_boot.parse_variable(b"\x07\x00\x00\x00a\x00b") != "ab"
 
 
 def test_an_entry_with_a_counter_is_the_same_entry():
