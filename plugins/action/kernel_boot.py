@@ -68,6 +68,9 @@ def cause(evidence: dict[str, list[str]]) -> str:
         for line in lines:
             if match := re.search(r"Kernel panic - not syncing: (.*?)[. ]*$", line):
                 return f"it panicked: {match[1]}"
+            # As the initramfs of Debian says it, before it restarts by panic=.
+            if match := re.search(r"ALERT!\s+(.* does not exist)\.", line):
+                return f"its initramfs gave up: {match[1]}"
     lines = itertools.chain.from_iterable(evidence.values())
     if "trial" in evidence or any(GIVEN_UP in line for line in lines):
         return "it ran but could not be reached, and gave up when its time was over"

@@ -262,6 +262,10 @@ def test_parse_probe(output, seen):
     ("evidence", "text"),
     [
         ({"pstore": ["<0>[ 1.0] Kernel panic - not syncing: VFS: x"]}, "it panicked: VFS: x"),
+        (
+            {"console": ["ALERT!  /dev/vda1 does not exist.  Dropping to a shell!"]},
+            "its initramfs gave up: /dev/vda1 does not exist",
+        ),
         ({"console": ["[ 9.1] mkops: the kernel on trial is given up"]}, "it ran but could not be reached"),
         ({"trial": ["a"]}, "it ran but could not be reached, and gave up when its time was over"),
         (
