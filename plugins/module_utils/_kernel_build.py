@@ -778,6 +778,7 @@ class Builder:
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(self.work),
             "LC_ALL": "C",
+            "LANG": "C",  # as rpmbuild sets it: ccache takes another language for another compilation
             "TZ": "UTC",
             "SOURCE_DATE_EPOCH": str(timestamp),
             "KBUILD_BUILD_TIMESTAMP": time.strftime("%a %b %e %H:%M:%S UTC %Y", time.gmtime(timestamp)),
@@ -793,6 +794,9 @@ class Builder:
             "CCACHE_DIR": str(self.cache.root / "ccache"),
             "CCACHE_BASEDIR": str(tree),
             "CCACHE_NOHASHDIR": "true",
+            # A first build costs what it does without ccache, not half as much again. The price: only objects
+            # of the same configuration are found again.
+            "CCACHE_DEPEND": "true",
             **{
                 name: value.replace("EPOCH", str(timestamp))
                 for name, value in self.format.environment.items()
