@@ -133,7 +133,7 @@ def by_hand(directory, patches, base, fragments, jobs):
 
 def cost(scratch, profile):
     series = FILES / "series/6.12"
-    patches = [series / name for name in (series / "series").read_text().split("\n") if name]
+    patches = sorted(series.glob("*.patch"))
     made_of = yaml.safe_load((TOP / "roles/kernel/vars/main.yml").read_text())["kernel_profiles"][profile]
     if made_of["base"] != "tinyconfig":
         fail(f"profile {profile} is not one over tinyconfig")
