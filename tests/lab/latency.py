@@ -5,8 +5,9 @@
 
 """Compare what two runs of `cyclictest --histogram --json` found, and draw both by gnuplot (SVG).
 
-latency.py --output=PICTURE NAME=FILE NAME=FILE     fails unless 99 % of the second's timers are earlier than
-                                                    those of the first
+latency.py --output=PICTURE NAME=FILE NAME=FILE     fails unless the second's timers are earlier in the middle
+
+Under an emulator the latest timers are those of the machine below it, which are the same for both.
 """
 
 import argparse
@@ -72,8 +73,9 @@ def main():
     for run, colour in zip(options.runs, COLOURS, strict=True):
         name, path = run.split("=", 1)
         found, all_of_it = histogram(path)
-        marks.append(below(found, 0.99))
-        shown = [all_of_it["min"], round(all_of_it["avg"]), below(found, 0.5), marks[-1], below(found, 0.999)]
+        parts = [below(found, part) for part in (0.5, 0.99, 0.999)]
+        marks.append(parts[0])
+        shown = [all_of_it["min"], round(all_of_it["avg"]), *parts]
         row = "".join(f" {figure:7}" for figure in (sum(found.values()), *shown, all_of_it["max"]))
         print(f"{name:26}{row}")
         curves.append(f"'-' using 1:2:3 with boxes linecolor rgb '{colour}' title '{name}'")
