@@ -731,7 +731,7 @@ class Builder:
         with self.progress, self.cache.lock(self.key, waiting) as lock:
             if manifest := self.cache.manifest(self.key):
                 return manifest, False
-            started = time.monotonic()
+            started, spent = time.monotonic(), cpu_seconds()
             self.cache.drop_abandoned(self.key)
             tree, timestamp = self._tree()
             environment = self._environment(tree, timestamp)
@@ -744,7 +744,8 @@ class Builder:
                 objects = self._make(tree, environment, config, lock)
                 if self.signer:
                     self._sign(tree, environment, config, lock)
-            return self._collect(tree, config, objects, time.monotonic() - started), True
+            seconds = {"seconds": time.monotonic() - started, "cpu_seconds": cpu_seconds() - spent}
+            return self._collect(tree, config, objects, seconds), True
 
     def _tree(self) -> tuple[Path, int]:
         """The patched source, and the time that the build is dated with: that of the unpatched Makefile."""
@@ -920,7 +921,9 @@ class Builder:
             else:
                 raise BuildError(f"{package} has no kernel image in it")
 
-    def _collect(self, tree: Path, config: Mapping[str, str], objects: int, seconds: float) -> dict:
+    def _collect(
+        self, tree: Path, config: Mapping[str, str], objects: int, seconds: Mapping[str, float]
+    ) -> dict:
         """Put the results in place, all at once."""
         self.progress.enter("collect")
         release = (tree / "include/config/kernel.release").read_text().strip()
@@ -949,7 +952,7 @@ class Builder:
             "files": {path.name: sha256_file(path) for path in sorted(out.iterdir())},
             "objects": objects,
             "options": _kconfig.enabled(config),
-            "seconds": round(seconds, 1),
+            **{name: round(value, 1) for name, value in seconds.items()},
         }
         (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         final = self.cache.kernels / self.key
@@ -960,6 +963,11 @@ class Builder:
         else:
             discard(self.work)
         return manifest
+
+
+def cpu_seconds() -> float:
+    """What this process and its children that have ended took of the CPUs."""
+    return sum(os.times()[:4])
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ import yaml
 
 TOP = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / ".ansible/collections"))
-from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_boot  # noqa: E402
+from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_boot, _kernel_build  # noqa: E402
 
 FILES = TOP / "roles/kernel/files"
 CACHE = Path(os.environ["MKOPS_CACHE"])
@@ -106,8 +106,12 @@ def built(**wish):
     return result, seconds
 
 
+def cpu_of(result):
+    return json.loads(Path(result["manifest"]).read_text())["cpu_seconds"]
+
+
 def by_hand(directory, patches, base, fragments, jobs):
-    """The commands of a person who knows them: seconds of all, and of make alone."""
+    """The commands of a person who knows them: seconds of all, of make alone, and CPU seconds."""
 
     def run(*argv, cwd=directory, **environment):
         done = subprocess.run(
@@ -116,7 +120,7 @@ def by_hand(directory, patches, base, fragments, jobs):
         if done.returncode:
             fail(f"{' '.join(argv)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
 
-    began = time.monotonic()
+    began, spent = time.monotonic(), _kernel_build.cpu_seconds()
     run("dpkg-deb", "-x", source()["path"], "package")
     (archive,) = directory.glob("package/usr/src/linux-source-*.tar.*")
     run("tar", "-xf", str(archive))
@@ -128,7 +132,7 @@ def by_hand(directory, patches, base, fragments, jobs):
     making = time.monotonic()
     run("make", f"-j{jobs}", "bindeb-pkg", "DPKG_FLAGS=--rules-target=binary-image", cwd=tree)
     now = time.monotonic()
-    return now - began, now - making
+    return now - began, now - making, _kernel_build.cpu_seconds() - spent
 
 
 def cost(scratch, profile):
@@ -142,14 +146,18 @@ def cost(scratch, profile):
     wish = {"series": str(series), "config": list(map(str, fragments)), "jobs": jobs}
     hand = scratch / "hand"
     hand.mkdir()
-    whole, make = by_hand(hand, patches, made_of["base"], fragments, jobs)
+    whole, make, hand_cpu = by_hand(hand, patches, made_of["base"], fragments, jobs)
     shutil.rmtree(hand)
-    print(f"by hand: {whole:.0f} s, of which make bindeb-pkg {make:.0f} s", flush=True)
+    print(f"by hand: {whole:.0f} s ({hand_cpu:.0f} s of CPU), of which make {make:.0f} s", flush=True)
     first, cold = built(**wish, cache_dir=str(scratch / "one"))
-    ratios = f"{cold / whole:.3f} of by hand, {cold / make:.3f} of its make alone"
-    print(f"kernel_build, cold: {cold:.0f} s, {ratios}", flush=True)
+    cpu = cpu_of(first)
+    ratios = f"{cold / whole:.3f} of by hand, {cold / make:.3f} of its make, {cpu / hand_cpu:.3f} of its CPU"
+    print(f"kernel_build, cold: {cold:.0f} s ({cpu:.0f} s of CPU), {ratios}", flush=True)
     second, without = built(**wish, ccache=False, cache_dir=str(scratch / "two"))
-    print(f"kernel_build, cold in another place, without ccache: {without:.0f} s", flush=True)
+    print(
+        f"kernel_build, cold elsewhere, without ccache: {without:.0f} s ({cpu_of(second):.0f} s of CPU)",
+        flush=True,
+    )
     check("both are of one key, made twice", first["key"] == second["key"] and second["changed"])
     for name in ("vmlinux", "config"):
         check(
@@ -158,11 +166,15 @@ def cost(scratch, profile):
         )
     same = digest(first["debs"][0]) == digest(second["debs"][0])
     check(f"both have the same package, sha256 {digest(first['debs'][0])}", same)
-    _result, warm = built(**wish, cache_dir=str(scratch / "one"), local_version="-warm")
-    print(f"kernel_build, warm: {warm:.0f} s, {warm / cold:.3f} of cold", flush=True)
+    third, warm = built(**wish, cache_dir=str(scratch / "one"), local_version="-warm")
+    print(
+        f"kernel_build, warm: {warm:.0f} s ({cpu_of(third):.0f} s of CPU), {warm / cold:.3f} of cold",
+        flush=True,
+    )
     result, unchanged = built(**wish, cache_dir=str(scratch / "one"))
     check(f"unchanged: {unchanged:.2f} s of the whole command", not result["changed"])
-    check(f"cold is at most {COLD_GOAL} of by hand", cold <= COLD_GOAL * whole)
+    # The clock of a machine that others use, too, says little: the same build differs by a fifth.
+    check(f"cold takes at most {COLD_GOAL} of the CPU of by hand", cpu <= COLD_GOAL * hand_cpu)
     check(f"warm is at most {WARM_GOAL} of cold", warm <= WARM_GOAL * cold)
     check(f"unchanged takes less than {UNCHANGED_GOAL} s", unchanged < UNCHANGED_GOAL)
 
