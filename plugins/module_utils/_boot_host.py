@@ -22,6 +22,7 @@ from pathlib import Path
 from . import _boot_loaders as loaders
 from . import _kconfig
 from . import _kernel_boot as kernel_boot
+from . import _secure_boot as secure_boot
 from ._errors import Failure
 from ._kernel_boot import EVIDENCE_SCRIPT, UNIT, Host, Plan, Wish
 from ._systemd_boot import VENDOR, parse_variable
@@ -31,6 +32,12 @@ UNITS = "/etc/systemd/system"
 # In whatever mode the kernel on trial ends up.
 WANTED_BY = ("sysinit.target", "rescue.target", "emergency.target")
 SECURE_BOOT = f"{loaders.EFI_VARIABLES}/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+# What the firmware and what shim takes signatures of.
+KEYS = (
+    f"{loaders.EFI_VARIABLES}/db-d719b2cb-3d3a-4596-a3bc-dad00e67656f",
+    f"{loaders.EFI_VARIABLES}/MokListRT-605dab50-e046-4300-abb6-3dd810dd8b23",
+)
+ATTRIBUTES = 4  # bytes before the data of an EFI variable
 EVIDENCE_LINES = 60
 
 
@@ -146,6 +153,20 @@ class Machine:
     def _loader(self) -> loaders.Grub | loaders.SystemdBoot:
         return loaders.find(self)
 
+    def _untrusted(self, kernels: Sequence[str], boot: kernel_boot.Boot) -> dict[str, str]:
+        """Why Secure Boot would not start a kernel, for each that it would not."""
+        secure = self.at(SECURE_BOOT)
+        if not secure.exists() or secure.read_bytes()[-1:] != b"\1":
+            return {}
+        # GRUB goes back by itself when it is refused, whoever knows the keys; systemd-boot may not.
+        databases = [self.at(path) for path in KEYS] if boot.variables else []
+        known = [path.read_bytes()[ATTRIBUTES:] for path in databases if path.exists()]
+        faults = {
+            name: secure_boot.fault(self.at(f"/boot/vmlinuz-{name}").read_bytes(), known or None)
+            for name in kernels
+        }
+        return {name: why for name, why in faults.items() if why}
+
     def _packaged(self, kernels: Sequence[str]) -> tuple[str, ...]:
         if not kernels:
             return ()
@@ -186,24 +207,16 @@ class Machine:
             for path in self.at("/boot").glob("vmlinuz-*")
             if path.is_file() and not path.is_symlink()
         )
-        secure = self.at(SECURE_BOOT)
-        secure_boot = secure.exists() and secure.read_bytes()[-1:] == b"\1"
-        unsigned = []
-        if secure_boot:
-            unsigned = [
-                name
-                for name in kernels
-                if not kernel_boot.is_signed(self.at(f"/boot/vmlinuz-{name}").read_bytes())
-            ]
         record = self.record()
         wanted = record.get("previous", "") if release == kernel_boot.PREVIOUS else release
         names = [*kernels, *([wanted] if wanted and wanted not in kernels else [])]
+        boot = loaders.look(self)
         return Host(
             running=self.running(),
             boot_id=self.boot_id(),
             cmdline=tuple(self.text("/proc/cmdline").split()),
             systemd=self.at("/run/systemd/system").is_dir(),
-            boot=loaders.look(self),
+            boot=boot,
             kernels=tuple(kernels),
             packaged=self._packaged(names),
             images={
@@ -211,8 +224,7 @@ class Machine:
                 for path in sorted(self.at("/boot").glob("vmlinux-*"))
                 if path.is_file()
             },
-            unsigned=tuple(unsigned),
-            secure_boot=secure_boot,
+            untrusted=self._untrusted(kernels, boot),
             options={
                 name: _kconfig.parse_config(text)
                 for name in kernels

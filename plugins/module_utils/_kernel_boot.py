@@ -11,7 +11,6 @@ timer that restarts the host unless somebody confirms. After the restart it is j
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -77,8 +76,7 @@ class Host:
     kernels: tuple[str, ...]  # with an image in /boot
     packaged: tuple[str, ...]  # of those, installed by a package
     images: Mapping[str, str]  # release: sha256 of /boot/vmlinux-RELEASE
-    unsigned: tuple[str, ...] = ()  # kernels that Secure Boot would not start
-    secure_boot: bool = False
+    untrusted: Mapping[str, str] = field(default_factory=dict)  # release: why Secure Boot would not start it
     options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # of /boot/config-RELEASE
     watchdog: str = ""
     instances: Mapping[str, str] = field(default_factory=dict)
@@ -238,11 +236,8 @@ def plan(wish: Wish, host: Host) -> Plan:
         no += [
             loader.broken[name] for name in dict.fromkeys((release, host.running)) if name in loader.broken
         ]
-        if host.secure_boot and release in host.unsigned:
-            no.append(
-                f"Secure Boot is on and the image of {release} has no signature; build it with sign of "
-                "kernel_build, or turn Secure Boot off"
-            )
+        if why := host.untrusted.get(release):
+            no.append(f"Secure Boot is on and the image of {release} {why}, or turn Secure Boot off")
         live = sorted(name for name, status in host.instances.items() if status in LIVE)
         if live and not wish.stop_instances:
             names = ", ".join(f"{name} ({host.instances[name]})" for name in live)
@@ -411,22 +406,6 @@ def judge(wanted: Mapping, seen: Mapping) -> list[str]:
             detail = f": {output[-1]}" if output else ""
             bad.append(f"check {' '.join(check['cmd'])} ended with {check['rc']}{detail}")
     return bad
-
-
-def is_signed(image: bytes) -> bool:
-    """Whether a kernel image (PE/COFF) carries a signature table at all."""
-    try:
-        if image[:2] != b"MZ":
-            return False
-        pe = struct.unpack_from("<I", image, 0x3C)[0]
-        if image[pe : pe + 4] != b"PE\0\0":
-            return False
-        optional = pe + 24
-        directories = optional + (112 if struct.unpack_from("<H", image, optional)[0] == 0x20B else 96)
-        count = struct.unpack_from("<I", image, directories - 4)[0]
-        return count > 4 and struct.unpack_from("<II", image, directories + 4 * 8)[1] > 0
-    except struct.error:
-        return False
 
 
 def view(host: Host) -> str:

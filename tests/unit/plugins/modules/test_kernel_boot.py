@@ -811,3 +811,25 @@ def test_words_of_our_own_are_found_again():
     assert (again.ident, again.cmdline) == (f"mkops-kernel-{NEW}.conf", "isolcpus=1 x")
     assert again.value("options") == "a b isolcpus=1 x"
     assert not again.ordinary
+
+
+@pytest.mark.parametrize(("on", "known"), [(b"\0", False), (b"\1", False), (b"\1", True)])
+def test_secure_boot(either, monkeypatch, on, known):
+    """Without a signature none would start it; whose it is counts where the loader could not go back."""
+    either.add(NEW)
+    variables = either.at(boot_loaders.EFI_VARIABLES)
+    variables.mkdir(parents=True, exist_ok=True)
+    either.at(boot_host.SECURE_BOOT).write_bytes(b"\6\0\0\0" + on)
+    either.at(boot_host.KEYS[0]).write_bytes(b"\6\0\0\0keys")
+    seen = []
+    monkeypatch.setattr(
+        boot_host.secure_boot,
+        "fault",
+        lambda image, keys: seen.append((image, keys)) or ("" if known else "is not right"),
+    )
+    reasons = phase(either, "plan", packages=[])["reasons"]
+    wrong = on == b"\1" and not known
+    text = f"Secure Boot is on and the image of {NEW} is not right, or turn Secure Boot off"
+    assert reasons == ([text] if wrong else [])
+    keys = [b"keys"] if isinstance(either, SimulatedSystemdBoot) else None
+    assert seen == ([] if on == b"\0" else [(b"image", keys)] * 2)
