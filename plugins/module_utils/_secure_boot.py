@@ -78,8 +78,8 @@ def subject(certificate: bytes) -> bytes:
 def knows(databases: list[bytes], signed: bytes) -> bool:
     """Whether a signature may be one that these lists of keys allow.
 
-    Of a certificate in them, or issued by one: both have the name of that one in the signature. A list that has
-    hashes may name the image itself.
+    Of a certificate in them, or issued by one: both have the name of that one in the signature. A list
+    that has hashes may name the image itself.
     """
     for kind, data in (entry for database in databases for entry in entries(database)):
         if kind != X509:

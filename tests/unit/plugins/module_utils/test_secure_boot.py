@@ -22,7 +22,9 @@ def run(directory, *argv):
 def made(tmp_path_factory):
     """Directory with certificates `own`, `other`, and `leaf` issued by `own`; an image signed by each."""
     directory = tmp_path_factory.mktemp("secure-boot")
-    (directory / "image.s").write_text(".globl _start\n.text\n_start: ret\n.data\n.long 1\n.section .reloc\n.long 0,8\n")
+    (directory / "image.s").write_text(
+        ".globl _start\n.text\n_start: ret\n.data\n.long 1\n.section .reloc\n.long 0,8\n"
+    )
     run(directory, "gcc", "-nostdlib", "-shared", "-Wl,-Bsymbolic", "-o", "image.so", "image.s")
     sections = [word for name in (".text", ".data", ".reloc") for word in ("-j", name)]
     run(directory, "objcopy", "-O", "efi-app-x86_64", *sections, "image.so", "image")
@@ -37,8 +39,12 @@ def made(tmp_path_factory):
         pair = ("--key", f"{name}.key", "--cert", f"{name}.pem")
         run(directory, "sbsign", *pair, "--output", f"by-{name}", "image")
         run(directory, "openssl", "x509", "-in", f"{name}.pem", "-outform", "DER", "-out", f"{name}.der")
-        run(directory, "sbsiglist", "--owner", OWNER, "--type", "x509", "--output", f"{name}.esl", f"{name}.der")
+        make_list(directory, "x509", name, f"{name}.der")
     return directory
+
+
+def make_list(directory, kind, name, data):
+    run(directory, "sbsiglist", "--owner", OWNER, "--type", kind, "--output", f"{name}.esl", data)
 
 
 def read(made, *names):
@@ -88,7 +94,7 @@ def test_fault(made, image, lists, words):
 def test_a_list_with_hashes_may_name_the_image(made):
     sha256 = uuid.UUID("c1c41626-504c-4092-aca9-41f936934328").bytes_le
     (made / "hash").write_bytes(bytes(32))
-    run(made, "sbsiglist", "--owner", OWNER, "--type", "sha256", "--output", "hash.esl", "hash")
+    make_list(made, "sha256", "hash", "hash")
     assert list(secure_boot.entries(read(made, "hash.esl"))) == [(sha256, bytes(32))]
     assert secure_boot.fault(read(made, "by-own"), [read(made, "other.esl"), read(made, "hash.esl")]) == ""
 
