@@ -46,7 +46,7 @@ test: ## Everything that must pass: lint, unit, the kernel's selftests, the Mole
 
 .PHONY: test-full
 test-full: ## test, longer scenarios, selftests on all kernels and machines, endurance, fuzzing, the demo (hours)
-	@MKOPS_EXAMPLES=5000 tools/stages test "molecule SCENARIO=layout" "molecule SCENARIO=rollout" \
+	@MKOPS_EXAMPLES=5000 tools/stages test "molecule SCENARIO=layout" "molecule SCENARIO=rollout" "molecule SCENARIO=secureboot" \
 		"molecule SCENARIO=profiles" "molecule SCENARIO=latency" \
 		kernel-builds kernel-test-full demo
 
@@ -112,7 +112,7 @@ lab-down: ## Stop the QEMU hosts and delete their disks; console logs stay in .l
 	ansible-playbook playbooks/lab_down.yml
 
 .PHONY: molecule
-molecule: ## Run a Molecule scenario (SCENARIO=default|kernel|kerf|layout|refuse|rollout|profiles|latency)
+molecule: ## Run a Molecule scenario (SCENARIO=default|kernel|kerf|layout|refuse|rollout|secureboot|profiles|latency)
 	@tools/bootstrap build lab test $(if $(filter latency,$(SCENARIO)),full)
 	molecule test --no-command-borders -s $(SCENARIO)
 
