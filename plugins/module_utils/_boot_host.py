@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from . import _boot_loaders as loaders
@@ -153,6 +153,20 @@ class Machine:
     def _loader(self) -> loaders.Grub | loaders.SystemdBoot:
         return loaders.find(self)
 
+    def _cut_off(self, kernels: Sequence[str]) -> dict[str, str]:
+        """Why a kernel cannot be started, for each whose image is not whole."""
+        found = {}
+        for name in kernels:
+            with self.at(f"/boot/vmlinuz-{name}").open("rb") as file:
+                start = file.read(1024)
+                size = file.seek(0, os.SEEK_END)
+            if missing := kernel_boot.missing_bytes(start, size):
+                found[name] = (
+                    f"/boot/vmlinuz-{name} is cut off: {missing} of its {size + missing} bytes are missing; "
+                    "install it again"
+                )
+        return found
+
     def _untrusted(self, kernels: Sequence[str], boot: kernel_boot.Boot) -> dict[str, str]:
         """Why Secure Boot would not start a kernel, for each that it would not."""
         secure = self.at(SECURE_BOOT)
@@ -211,6 +225,7 @@ class Machine:
         wanted = record.get("previous", "") if release == kernel_boot.PREVIOUS else release
         names = [*kernels, *([wanted] if wanted and wanted not in kernels else [])]
         boot = loaders.look(self)
+        boot = replace(boot, broken={**boot.broken, **self._cut_off(kernels)})
         return Host(
             running=self.running(),
             boot_id=self.boot_id(),

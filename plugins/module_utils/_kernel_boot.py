@@ -408,6 +408,18 @@ def judge(wanted: Mapping, seen: Mapping) -> list[str]:
     return bad
 
 
+def missing_bytes(start: bytes, size: int) -> int:
+    """How much of an x86 kernel image is not there, of its first 1024 bytes and its size; 0 for other images.
+
+    Source: Documentation/arch/x86/boot.rst, setup_sects and syssize. GRUB for BIOS starts what is cut off.
+    """
+    if start[0x202:0x206] != b"HdrS" or len(start) < 0x206:
+        return 0
+    setup = start[0x1F1] or 4
+    whole = (setup + 1) * 512 + 16 * int.from_bytes(start[0x1F4:0x1F8], "little")
+    return max(0, whole - size)
+
+
 def view(host: Host) -> str:
     """One side of the diff."""
     lines = [

@@ -833,3 +833,20 @@ def test_secure_boot(either, monkeypatch, on, known):
     assert reasons == ([text] if wrong else [])
     keys = [b"keys"] if isinstance(either, SimulatedSystemdBoot) else None
     assert seen == ([] if on == b"\0" else [(b"image", keys)] * 2)
+
+
+@pytest.mark.parametrize("release", [OLD, NEW])
+@pytest.mark.parametrize("lost", [0, 1])
+def test_an_image_that_is_cut_off(either, release, lost):
+    """Whole: 4 sectors of setup, the boot sector, and 3 units of 16 bytes."""
+    either.add(NEW)
+    image = bytearray(5 * 512 + 3 * 16 - lost)
+    image[0x1F4] = 3
+    image[0x202:0x206] = b"HdrS"
+    text = image.decode("ascii")
+    either.file(f"/boot/vmlinuz-{release}", text)
+    if isinstance(either, SimulatedSystemdBoot):
+        either.file(f"/efi/t0ken/{release}/linux", text)
+    reasons = phase(either, "plan", packages=[])["reasons"]
+    text = f"/boot/vmlinuz-{release} is cut off: 1 of its 2608 bytes are missing; install it again"
+    assert reasons == ([text] if lost else [])
