@@ -46,8 +46,8 @@ test: ## Everything that must pass: lint, unit, the kernel's selftests, the Mole
 
 .PHONY: test-full
 test-full: ## test, longer scenarios, selftests on all kernels and machines, endurance, fuzzing, the demo (hours)
-	@MKOPS_EXAMPLES=5000 tools/stages test "molecule SCENARIO=layout" "molecule SCENARIO=rollout" "molecule SCENARIO=secureboot" \
-		"molecule SCENARIO=profiles" "molecule SCENARIO=latency" \
+	@MKOPS_EXAMPLES=5000 tools/stages test "molecule SCENARIO=layout" "molecule SCENARIO=rollout" \
+		"molecule SCENARIO=secureboot" "molecule SCENARIO=profiles" "molecule SCENARIO=latency" \
 		kernel-builds kernel-test-full demo
 
 .PHONY: lint

@@ -413,7 +413,7 @@ def missing_bytes(start: bytes, size: int) -> int:
 
     Source: Documentation/arch/x86/boot.rst, setup_sects and syssize. GRUB for BIOS starts what is cut off.
     """
-    if start[0x202:0x206] != b"HdrS" or len(start) < 0x206:
+    if start[0x202:0x206] != b"HdrS":
         return 0
     setup = start[0x1F1] or 4
     whole = (setup + 1) * 512 + 16 * int.from_bytes(start[0x1F4:0x1F8], "little")

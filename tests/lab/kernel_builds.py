@@ -31,6 +31,7 @@ import yaml
 
 TOP = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / ".ansible/collections"))
+# E402: the collection is found only by the path above.
 from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_build, _secure_boot  # noqa: E402
 
 FILES = TOP / "roles/kernel/files"
