@@ -121,7 +121,12 @@ FORMATS = {
         results="*/linux-*.tar.xz",
         tools={"tar": "tar"},
         unpack=("xz", "--decompress"),
-        environment={"TAR_OPTIONS": "--mtime=@EPOCH", "XZ_OPT": "-T1"},
+        environment={
+            # The link from the modules to the tree that they were built in would be another one elsewhere.
+            "TAR_OPTIONS": "--mtime=@EPOCH --anchored --no-wildcards-match-slash "
+            "--exclude=lib/modules/*/build",
+            "XZ_OPT": "-T1",
+        },
     ),
 }
 

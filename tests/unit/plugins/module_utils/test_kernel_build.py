@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import subprocess
+import tarfile
 import time
 from pathlib import Path
 
@@ -663,6 +664,20 @@ def test_what_is_always_so_is_not_in_the_key():
     assert again.key() == INPUTS.key()
     others = [dataclasses.replace(INPUTS, package="rpm"), dataclasses.replace(INPUTS, signer="0a")]
     assert len({INPUTS.key(), *(other.key() for other in others)}) == 3
+
+
+def test_no_link_to_the_place_of_the_build_is_in_a_tar(tmp_path):
+    modules = tmp_path / "lib/modules/6.12.0"
+    (modules / "kernel/build").mkdir(parents=True)
+    (modules / "kernel/build/a.ko").touch()
+    (modules / "build").symlink_to(tmp_path)
+    options = kb.FORMATS["tar"].environment["TAR_OPTIONS"].replace("EPOCH", "0")
+    argv = ["tar", "-cf", "kernel.tar", "lib"]
+    subprocess.run(argv, cwd=tmp_path, check=True, env={**os.environ, "TAR_OPTIONS": options})
+    with tarfile.open(tmp_path / "kernel.tar") as archive:
+        names = [name.removeprefix("lib/modules/6.12.0/") for name in archive.getnames()]
+    assert "build" not in names
+    assert "kernel/build/a.ko" in names
 
 
 def test_a_full_disk_ends_make_and_is_told(making, monkeypatch, tmp_path):
