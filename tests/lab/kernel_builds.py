@@ -97,12 +97,12 @@ def kernel_build(**wish):
     start = done.stdout.find("{\n")
     if start < 0:
         fail(f"no result: {done.stdout}{done.stderr}")
-    return json.loads(done.stdout[start:]), seconds
+    return {"failed": done.returncode != 0, **json.loads(done.stdout[start:])}, seconds
 
 
 def built(**wish):
     result, seconds = kernel_build(**wish)
-    if result.get("failed"):
+    if result["failed"]:
         fail(f"the build failed: {result['msg']}")
     return result, seconds
 
@@ -321,7 +321,7 @@ def wrong(scratch, small):
     for name, (more, words) in cases.items():
         result, _seconds = kernel_build(**{"config": [str(small)], "cache_dir": str(cache), **more})
         missing = [word for word in words if word not in result.get("msg", "")]
-        check(f"{name}: {result.get('msg', '')[:200]!r}", result.get("failed") and not missing)
+        check(f"{name}: {result.get('msg', '')[:200]!r}", result["failed"] and not missing)
         kernels = [path for path in (cache / "kernels").glob("*") if path.name != ".work"]
         check(f"{name}: no kernel is there", not kernels)
 
