@@ -303,15 +303,15 @@ def wrong(scratch, small):
             ("has sha256", "source.checksum says"),
         ),
         "an option that cannot be had": (
-            {"config": [str(small), str(scratch / "rt.config")]},
-            ("CONFIG_PREEMPT_RT=y (rt.config:1)", "it depends on"),
+            {"config": [str(small), str(scratch / "numa.config")]},
+            ("CONFIG_NUMA=y (numa.config:1)", "it depends on"),
         ),
         "a patch that was tampered with": (
             {"series": str(scratch / "series")},
             ("patch 0001-harmed.patch does not apply", "hunk 1"),
         ),
     }
-    (scratch / "rt.config").write_text("CONFIG_PREEMPT_RT=y\n")
+    (scratch / "numa.config").write_text("CONFIG_NUMA=y\n")
     (scratch / "series").mkdir()
     first = sorted((FILES / "series/6.12").glob("0001-*.patch"))[0].read_text().splitlines(keepends=True)
     # A line of context that is not the source's.
