@@ -139,8 +139,8 @@ def cost(scratch, profile):
     if made_of["base"] != "tinyconfig":
         fail(f"profile {profile} is not one over tinyconfig")
     fragments = [FILES / f"config/{name}.config" for name in (*made_of["config"], "multikernel")]
-    # A machine that others use, too, is now fast, now slow: what is compared runs at the same time, and each
-    # has half of the CPUs from its start to its end.
+    # A machine that others use, too, is now fast, now slow: what is compared runs at the same time, with jobs
+    # for half of the CPUs each, and something runs beside each until its end.
     jobs = max(1, len(os.sched_getaffinity(0)) // 2)
     wish = {"series": str(series), "config": list(map(str, fragments)), "jobs": jobs}
     one, two, hand = (str(scratch / name) for name in ("one", "two", "hand"))
