@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.mkops.multikernel.plugins.module_utils._cpuset import format_cpus, parse_cpus
-from ansible_collections.mkops.multikernel.plugins.module_utils._size import format_size, parse_size
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.cpuset import format_cpus, parse_cpus
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.size import format_size, parse_size
 
 try:
     import netaddr

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ._errors import Failure, Refused
-from ._versions import DEFAULT_KERF
-from ._wish import POLICIES, RESTARTS, STATES, WAITS
+from .common.errors import Failure, Refused
+from .divide.versions import DEFAULT_KERF
+from .divide.wish import POLICIES, RESTARTS, STATES, WAITS
 
 KERF_OPTIONS = {"kerf": {"type": "path", "default": DEFAULT_KERF}}
 

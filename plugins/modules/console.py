@@ -101,13 +101,13 @@ match:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.mkops.multikernel.plugins.module_utils._console import Console
-from ansible_collections.mkops.multikernel.plugins.module_utils._errors import Refused
-from ansible_collections.mkops.multikernel.plugins.module_utils._kernelfs import KernelFs, Paths
-from ansible_collections.mkops.multikernel.plugins.module_utils._machine import ACTIVE
 from ansible_collections.mkops.multikernel.plugins.module_utils._module import run_guarded
-from ansible_collections.mkops.multikernel.plugins.module_utils._plan import environment_reasons
-from ansible_collections.mkops.multikernel.plugins.module_utils._wish import collect, compile_pattern
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Refused
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.console import Console
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFs, Paths
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.machine import ACTIVE
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.plan import environment_reasons
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.wish import collect, compile_pattern
 
 
 def converse(params, check_mode, kernel):

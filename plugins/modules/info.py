@@ -138,11 +138,11 @@ instances:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.mkops.multikernel.plugins.module_utils._console import Console, last_lines
-from ansible_collections.mkops.multikernel.plugins.module_utils._facts import machine_facts
-from ansible_collections.mkops.multikernel.plugins.module_utils._kernelfs import KernelFs, Paths
-from ansible_collections.mkops.multikernel.plugins.module_utils._machine import ACTIVE, LOADED
 from ansible_collections.mkops.multikernel.plugins.module_utils._module import run_guarded
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.console import Console, last_lines
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.facts import machine_facts
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFs, Paths
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.machine import ACTIVE, LOADED
 
 
 def gather(paths, console_tail):

@@ -171,14 +171,14 @@ transactions:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.mkops.multikernel.plugins.module_utils._converge import Request, converge
-from ansible_collections.mkops.multikernel.plugins.module_utils._facts import instance_facts
-from ansible_collections.mkops.multikernel.plugins.module_utils._kernelfs import Paths
 from ansible_collections.mkops.multikernel.plugins.module_utils._module import (
     INSTANCE_OPTIONS,
     KERF_OPTIONS,
     run_guarded,
 )
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.converge import Request, converge
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.facts import instance_facts
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import Paths
 
 
 def main():

@@ -223,9 +223,9 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_boot as kernel_boot
-from ansible_collections.mkops.multikernel.plugins.module_utils._boot_host import Machine, sha256
-from ansible_collections.mkops.multikernel.plugins.module_utils._errors import Failure
+from ansible_collections.mkops.multikernel.plugins.module_utils.boot import plan as kernel_boot
+from ansible_collections.mkops.multikernel.plugins.module_utils.boot.host import Machine, sha256
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure
 
 HEALTH = {
     "multikernel": {"type": "bool", "default": False},

@@ -270,9 +270,10 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.mkops.multikernel.plugins.module_utils import _kconfig, _kernel_sign
-from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_build as kb
-from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_source as ks
+from ansible_collections.mkops.multikernel.plugins.module_utils.build import builder as kb
+from ansible_collections.mkops.multikernel.plugins.module_utils.build import kconfig
+from ansible_collections.mkops.multikernel.plugins.module_utils.build import sign as _kernel_sign
+from ansible_collections.mkops.multikernel.plugins.module_utils.build import source as ks
 
 ARGUMENT_SPEC = {
     "source": {
@@ -359,10 +360,10 @@ def plan(module: AnsibleModule) -> kb.Builder:
     fragments, parsed = [Path(path) for path in params["config"]], []
     for path in fragments:
         try:
-            parsed.append(_kconfig.parse_fragment(path.read_text(), path.name))
+            parsed.append(kconfig.parse_fragment(path.read_text(), path.name))
         except OSError as error:
             problems.append(f"config fragment {path}: {error.strerror}")
-        except _kconfig.FragmentError as error:
+        except kconfig.FragmentError as error:
             problems += str(error).splitlines()
 
     patches = []
@@ -422,7 +423,7 @@ def plan(module: AnsibleModule) -> kb.Builder:
         patches=patches,
         base_file=base_file,
         fragments=fragments,
-        wanted=_kconfig.merge(parsed),
+        wanted=kconfig.merge(parsed),
         jobs=params["jobs"] or len(os.sched_getaffinity(0)),
         ccache=params["ccache"],
         suite=source["suite"],

@@ -210,8 +210,8 @@ from urllib.parse import urlsplit
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import open_url
 
-from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_build as kb
-from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_source as ks
+from ansible_collections.mkops.multikernel.plugins.module_utils.build import builder as kb
+from ansible_collections.mkops.multikernel.plugins.module_utils.build import source as ks
 
 ARGUMENT_SPEC = {
     "dest": {"type": "path", "required": True},

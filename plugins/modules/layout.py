@@ -162,9 +162,6 @@ transactions:
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ansible_collections.mkops.multikernel.plugins.module_utils._converge import Request, converge
-from ansible_collections.mkops.multikernel.plugins.module_utils._facts import instances_facts, pool_facts
-from ansible_collections.mkops.multikernel.plugins.module_utils._kernelfs import Paths
 from ansible_collections.mkops.multikernel.plugins.module_utils._module import (
     HEADROOM_OPTIONS,
     INSTANCE_OPTIONS,
@@ -172,7 +169,13 @@ from ansible_collections.mkops.multikernel.plugins.module_utils._module import (
     POOL_OPTIONS,
     run_guarded,
 )
-from ansible_collections.mkops.multikernel.plugins.module_utils._wish import make_pool_wish
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.converge import Request, converge
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.facts import (
+    instances_facts,
+    pool_facts,
+)
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import Paths
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.wish import make_pool_wish
 
 
 def validated(options, values, what, reasons):

@@ -158,16 +158,16 @@ transactions:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.mkops.multikernel.plugins.module_utils._converge import Request, converge
-from ansible_collections.mkops.multikernel.plugins.module_utils._facts import pool_facts
-from ansible_collections.mkops.multikernel.plugins.module_utils._kernelfs import Paths
 from ansible_collections.mkops.multikernel.plugins.module_utils._module import (
     HEADROOM_OPTIONS,
     KERF_OPTIONS,
     POOL_OPTIONS,
     run_guarded,
 )
-from ansible_collections.mkops.multikernel.plugins.module_utils._wish import make_pool_wish
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.converge import Request, converge
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.facts import pool_facts
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import Paths
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.wish import make_pool_wish
 
 
 def main():

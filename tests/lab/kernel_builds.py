@@ -32,7 +32,7 @@ import yaml
 TOP = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / ".ansible/collections"))
 # E402: the collection is found only by the path above.
-from ansible_collections.mkops.multikernel.plugins.module_utils import _secure_boot  # noqa: E402
+from ansible_collections.mkops.multikernel.plugins.module_utils.boot import secure_boot  # noqa: E402
 
 FILES = TOP / "roles/kernel/files"
 CACHE = Path(os.environ["MKOPS_CACHE"])
@@ -241,7 +241,7 @@ def packages(scratch, _profile):
         verify = ["sbverify", "--cert", sign["certificate"], str(image)]
         good = subprocess.run(verify, check=False, capture_output=True).returncode == 0
         check(f"{package}: signed, {seconds:.0f} s; the image in the package has the signature", good)
-        check(f"{package}: kernel_boot takes it for signed", bool(_secure_boot.signature(image.read_bytes())))
+        check(f"{package}: kernel_boot takes it for signed", bool(secure_boot.signature(image.read_bytes())))
         argv = ["modinfo", "-F", "signer", modules[0]]
         signer = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
         check(f"{package}: the module is signed by {signer}", signer == "lab")

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import libfdt
 
-from ansible_collections.mkops.multikernel.plugins.module_utils._cpuset import format_cpus
-from ansible_collections.mkops.multikernel.plugins.module_utils._kerf import Outcome
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.cpuset import format_cpus
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kerf import Outcome
 
 MIB = 1024**2
 POOL_BASE = 0x40000000

@@ -19,7 +19,7 @@ from ansible_collections.mkops.multikernel.plugins.modules import instance, layo
 from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import MIB, POOL_BASE, FakeInstance
 
 HERE = Path(__file__).parent
-UTILS, MODULES = "module_utils/test_{}.py", "modules/test_{}.py"
+UTILS, MODULES = "module_utils/divide/test_{}.py", "modules/test_{}.py"
 HAZARDS = {
     "init --report and --input may change the pool": (".", "test_only_safe_options_are_used"),
     "init says yes to half of a wish": ("pool", "test_half_of_a_wish_is_a_failure_although_kerf_is_content"),
@@ -54,7 +54,7 @@ HAZARDS = {
     "an empty pool is wished while there are instances": ("plan", "test_no_pool"),
     "a dry run knows nothing of instances": ("pool", "test_absent_is_refused_while_there_are_instances"),
 }
-FILES = {"pool": MODULES, "instance": MODULES, "layout": MODULES}
+FILES = {"pool": MODULES, "instance": MODULES, "layout": MODULES, "size": "module_utils/common/test_{}.py"}
 
 
 @pytest.mark.parametrize("hazard", HAZARDS)

@@ -12,7 +12,7 @@ import pytest
 from ansible.errors import AnsibleActionFail, AnsibleFileNotFound
 
 from ansible_collections.mkops.multikernel.plugins.action import kernel_build as action
-from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_build as kb
+from ansible_collections.mkops.multikernel.plugins.module_utils.build import builder as kb
 
 
 @pytest.mark.parametrize(

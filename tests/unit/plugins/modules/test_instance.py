@@ -9,7 +9,9 @@ import time
 
 import pytest
 
-from ansible_collections.mkops.multikernel.plugins.module_utils import _apply, _kerf, _ready
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide import apply as _apply
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide import kerf as _kerf
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide import ready as _ready
 from ansible_collections.mkops.multikernel.plugins.modules import instance
 from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import (
     MIB,

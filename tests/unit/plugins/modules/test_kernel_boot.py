@@ -12,12 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from ansible_collections.mkops.multikernel.plugins.module_utils import _boot_host as boot_host
-from ansible_collections.mkops.multikernel.plugins.module_utils import _boot_loaders as boot_loaders
-from ansible_collections.mkops.multikernel.plugins.module_utils import _grub as loader
-from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_boot as host_part
-from ansible_collections.mkops.multikernel.plugins.module_utils import _systemd_boot as systemd_boot
-from ansible_collections.mkops.multikernel.plugins.module_utils._errors import Failure
+from ansible_collections.mkops.multikernel.plugins.module_utils.boot import grub as loader
+from ansible_collections.mkops.multikernel.plugins.module_utils.boot import host as boot_host
+from ansible_collections.mkops.multikernel.plugins.module_utils.boot import loaders as boot_loaders
+from ansible_collections.mkops.multikernel.plugins.module_utils.boot import plan as host_part
+from ansible_collections.mkops.multikernel.plugins.module_utils.boot import systemd_boot
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure
 from ansible_collections.mkops.multikernel.plugins.modules import kernel_boot
 
 OLD, NEW = "6.1.0-old", "6.12.9-new"

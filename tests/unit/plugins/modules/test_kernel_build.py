@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.mkops.multikernel.plugins.module_utils import _secure_boot
+from ansible_collections.mkops.multikernel.plugins.module_utils.boot import secure_boot
 
 # A kernel of few objects. Where there is a file GATE.STAGE, that stage waits until it is gone.
 MAKEFILE = """\
@@ -283,11 +283,11 @@ def test_the_signed_image_is_the_packed_one(toy, sign, tmp_path):
     toy.built(result)
     listed = signatures(result["debs"][0], tmp_path / "unpacked")
     assert (listed.count("signature 1"), listed.count("subject: /CN=toy")) == (1, 1)
-    assert _secure_boot.signature((tmp_path / "unpacked/boot/vmlinuz-7.0").read_bytes())
+    assert secure_boot.signature((tmp_path / "unpacked/boot/vmlinuz-7.0").read_bytes())
     unsigned = toy.run()
     assert unsigned["key"] != result["key"]
     assert "No signature table present" in signatures(unsigned["debs"][0], tmp_path / "other")
-    assert not _secure_boot.signature((tmp_path / "other/boot/vmlinuz-7.0").read_bytes())
+    assert not secure_boot.signature((tmp_path / "other/boot/vmlinuz-7.0").read_bytes())
     secret = Path(sign["key"]).read_text().splitlines()[1]
     assert subprocess.run(["grep", "-rqF", secret, toy.cache], check=False).returncode == 1
 

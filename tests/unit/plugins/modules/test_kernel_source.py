@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
-from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_build as kb
-from ansible_collections.mkops.multikernel.plugins.module_utils import _kernel_source as ks
+from ansible_collections.mkops.multikernel.plugins.module_utils.build import builder as kb
+from ansible_collections.mkops.multikernel.plugins.module_utils.build import source as ks
 from ansible_collections.mkops.multikernel.plugins.modules import kernel_build, kernel_source
 
 MAKEFILE = "VERSION = 7\nPATCHLEVEL = 0\nSUBLEVEL = 0\nEXTRAVERSION =\nNAME = x\n"

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ansible_collections.mkops.multikernel.plugins.module_utils import _apply, _kerf
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide import apply as _apply
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide import kerf as _kerf
 from ansible_collections.mkops.multikernel.plugins.modules import layout
 from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import MIB, POOL_BASE, FakeInstance
 

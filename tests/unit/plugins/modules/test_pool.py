@@ -173,7 +173,9 @@ def test_kerf_missing(host, run_module, monkeypatch):
     def missing(_argv, _timeout):
         raise FileNotFoundError(2, "No such file or directory")
 
-    monkeypatch.setattr("ansible_collections.mkops.multikernel.plugins.module_utils._kerf.run_argv", missing)
+    monkeypatch.setattr(
+        "ansible_collections.mkops.multikernel.plugins.module_utils.divide.kerf.run_argv", missing
+    )
     result = run_module(pool, host, _check=True, **WISH)
     assert "kerf cannot be run from" in result["msg"]
 

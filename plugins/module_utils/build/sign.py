@@ -1,0 +1,83 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Signing a kernel image and its modules for Secure Boot. The key gets into no result and no message."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import builder as kb
+
+# Tool and the Debian package that brings it.
+TOOLS = {"sbsign": "sbsigntool", "sbverify": "sbsigntool", "openssl": "openssl"}
+
+
+@dataclass(frozen=True)
+class Signer:
+    """A private key without a passphrase and its certificate, both PEM files."""
+
+    key: Path
+    certificate: Path
+    # Where the kernel's build looks for the key of the modules, from the tree.
+    module_key: str = "certs/mkops-signing.pem"
+
+    def problems(self) -> list[str]:
+        """Every reason why they cannot be used."""
+        found = []
+        for name, path in (("key", self.key), ("certificate", self.certificate)):
+            if not path.is_file():
+                found.append(f"sign.{name} {path} is no file on the build host")
+        if found:
+            return found
+        mode = self.key.stat().st_mode & 0o777
+        if mode & 0o077:
+            found.append(f"sign.key {self.key} has mode {mode:04o}: others can read it; chmod 0600 it")
+        public = []
+        for name, argv in (
+            ("key", ["openssl", "pkey", "-in", str(self.key), "-passin", "pass:", "-pubout"]),
+            ("certificate", ["openssl", "x509", "-in", str(self.certificate), "-noout", "-pubkey"]),
+        ):
+            try:
+                public.append(kb.run(argv, f"read the {name}"))
+            except kb.BuildError:
+                found.append(f"sign.{name} {argv[3]} cannot be read: it has to be PEM, without a passphrase")
+        if len(public) == 2 and public[0] != public[1]:
+            found.append(f"sign.certificate {self.certificate} is not that of sign.key {self.key}")
+        return found
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the certificate, in hexadecimal."""
+        argv = ["openssl", "x509", "-in", str(self.certificate), "-noout", "-fingerprint", "-sha256"]
+        return kb.run(argv, "read the certificate").rpartition("=")[2].strip().replace(":", "").lower()
+
+    def sign(self, image: Path) -> None:
+        """The image becomes the signed one. It is to have no signature yet: sbsign would add a second one."""
+        signed = image.with_name(f"{image.name}.signed")
+        argv = ["sbsign", "--key", str(self.key), "--cert", str(self.certificate), "--output", str(signed)]
+        kb.run([*argv, str(image)], f"sign {image.name}")
+        signed.replace(image)
+
+    def verify(self, image: Path) -> None:
+        argv = ["sbverify", "--cert", str(self.certificate), str(image)]
+        kb.run(argv, f"find the signature of {self.certificate} in {image.name}")
+
+    @contextlib.contextmanager
+    def for_modules(self, tree: Path, config: Mapping[str, str]) -> Iterator[None]:
+        """The key lies in the tree while make runs, if there are modules to sign."""
+        if config.get("MODULES") != "y":
+            yield
+            return
+        path = tree / self.module_key
+        path.unlink(missing_ok=True)
+        try:
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(self.key.read_bytes() + b"\n" + self.certificate.read_bytes())
+            yield
+        finally:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,132 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The one place that runs programs: argument lists, no shell, a fixed locale, and no input unless given."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import subprocess
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import Failure
+
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_LOCALE = {"LC_ALL": "C.UTF-8", "LANGUAGE": "C", "PYTHONIOENCODING": "utf-8"}
+_GRACE = 5  # seconds between SIGTERM and SIGKILL
+ANY = range(-64, 256)  # return codes: all of them
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a program said; rc is None when it was stopped for taking too long, negative for a signal."""
+
+    argv: tuple[str, ...]
+    rc: int | None
+    stdout: str = ""
+    stderr: str = ""
+
+    @property
+    def cmd(self) -> str:
+        """As typed into a shell."""
+        return shlex.join(self.argv)
+
+    def details(self, longest: int = 4000) -> dict[str, object]:
+        """For a module's result."""
+        return {
+            "cmd": list(self.argv),
+            "rc": self.rc,
+            "stdout": self.stdout[-longest:],
+            "stderr": self.stderr[-longest:],
+        }
+
+
+def run(
+    argv: Sequence[str | Path],
+    timeout: float | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+    inherit: bool = False,
+    kill: bool = True,
+) -> Done:
+    """Run a program to its end.
+
+    timeout: seconds; then it gets SIGTERM and, if kill, SIGKILL 5 s later. env: instead of this process's
+    environment and locale. inherit: it inherits the locks held here. Raises OSError if it cannot be started.
+    """
+    words = tuple(map(str, argv))
+    process = subprocess.Popen(
+        words,
+        cwd=cwd,
+        env={**os.environ, **_LOCALE} if env is None else dict(env),
+        stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        close_fds=not inherit,
+        encoding="utf-8",
+        errors="replace",
+    )
+    try:
+        stdout, stderr = process.communicate(stdin, timeout)
+    except subprocess.TimeoutExpired:
+        stdout, stderr = _stop(process, kill)
+        late = f"no answer within {timeout:g} s"
+        return Done(words, None, stdout, "\n".join(filter(None, [stderr, late])))
+    except BaseException:
+        _stop(process, kill)
+        raise
+    return Done(words, process.returncode, stdout, stderr)
+
+
+def _stop(process: subprocess.Popen[str], kill: bool) -> tuple[str, str]:
+    process.terminate()
+    try:
+        return process.communicate(timeout=_GRACE)
+    except subprocess.TimeoutExpired:
+        if kill:
+            process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=_GRACE)
+    return "", ""
+
+
+def must(
+    argv: Sequence[str | Path],
+    purpose: str,
+    ok: Collection[int] = (0,),
+    causes: Callable[[str], Sequence[str]] | None = None,
+    timeout: float | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+    inherit: bool = False,
+) -> Done:
+    """Run a program that has to succeed, or raise Failure, which says what it was for and why it did not.
+
+    purpose: continues "cannot ...". ok: return codes that count as success. causes: finds the lines that
+    matter in what it said; by default the last three.
+    """
+    name = str(argv[0])
+    try:
+        done = run(argv, timeout, cwd, env, stdin, inherit)
+    except FileNotFoundError:
+        raise Failure(
+            f"cannot {purpose}: there is no {name} on this host; install it", cmd=list(map(str, argv))
+        ) from None
+    except OSError as error:
+        raise Failure(
+            f"cannot {purpose}: {name} cannot be run: {error.strerror}", cmd=list(map(str, argv))
+        ) from error
+    if done.rc is None:
+        raise Failure(f"cannot {purpose}: {name} did not end in {timeout:.0f} s", done.details())
+    if done.rc not in ok:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
+        lines = causes(done.stderr + done.stdout) if causes else said
+        raise Failure(f"cannot {purpose}: {name} ended with {done.rc}: {' | '.join(lines)}", done.details())
+    return done

@@ -1,0 +1,90 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Files: written as a whole or not at all, and told apart by their SHA-256."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+_BLOCK = 1 << 20  # bytes
+
+
+def write_file(path: Path, content: str | bytes, mode: int = 0o644, sync: bool = True) -> None:
+    """Replace a file by one that has all of the content; whatever happens meanwhile, it is one of the two.
+
+    mode: of the file, whatever the umask says. sync: it is on the disk when this returns, so that a power cut
+    right after does not undo it. A link is replaced, not followed. Raises OSError and leaves nothing behind.
+    """
+    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".mkops", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        _chmod(temporary, mode)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if sync:
+        _sync_directory(path.parent)
+
+
+def _chmod(path: Path, mode: int) -> None:
+    try:
+        path.chmod(mode)
+    except PermissionError:
+        # A FAT file system, such as the EFI system partition, has no modes.
+        if os.geteuid() != 0:
+            raise
+
+
+def _sync_directory(directory: Path) -> None:
+    """The name of a file is data of its directory."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot do it
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def read_text(path: Path) -> str:
+    """A text file of a user, whatever bytes are in it: those that are no UTF-8 become surrogates, which
+    write_file() turns back. Raises OSError.
+    """
+    return path.read_bytes().decode("utf-8", "surrogateescape")
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal digits. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256(data: str | bytes) -> str:
+    """The SHA-256 of bytes, or of text as UTF-8, in hexadecimal digits."""
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+def remove(path: Path) -> bool:
+    """Remove a file if it is there; says whether it was."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+        return True
+    return False

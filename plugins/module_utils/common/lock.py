@@ -1,0 +1,86 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Locks between processes: one change of a host at a time, one build of a kernel at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from .errors import Failure
+
+HOST_LOCK = "/run/mkops/host.lock"
+TIMEOUT = 300  # seconds; longer than all that kerf may take
+_POLL = 0.2  # seconds
+
+
+@contextlib.contextmanager
+def locked(
+    path: Path,
+    timeout: float | None = None,
+    waiting: Callable[[], None] | None = None,
+    inherit: bool = False,
+) -> Iterator[int]:
+    """Hold an exclusive flock on a file, which is made if it is not there; yields its descriptor.
+
+    timeout: seconds to wait, None for as long as it takes, 0 to try once. waiting: called once if somebody
+    else holds it. inherit: what is started meanwhile holds the lock as well, should this process be killed.
+    Raises BlockingIOError when the time is up, OSError when the file cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.set_inheritable(descriptor, inherit)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise
+                if waiting:
+                    waiting()
+                    waiting = None
+                time.sleep(_POLL)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def host_lock(path: Path, timeout: float = TIMEOUT) -> Iterator[None]:
+    """The one lock of a host, held by whatever divides it or changes its kernels.
+
+    A kerf that is called meanwhile holds it as well. Its directory is root's alone, so that nobody else can
+    take it. Raises Failure.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_directory(path.parent)
+            stack.enter_context(locked(path, timeout, inherit=True))
+        except BlockingIOError:
+            raise Failure(
+                f"{path} is held by another run for more than {timeout:g} s: wait for it to end"
+            ) from None
+        except OSError as error:
+            raise Failure(
+                f"{path} cannot be locked ({error.strerror}): run as root (become: true)"
+            ) from error
+        yield
+
+
+def _check_directory(directory: Path) -> None:
+    """Anybody could hold up the host for ever with a lock in a directory that they can write to."""
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (0, os.getuid()) or found.st_mode & 0o022:
+        raise Failure(
+            f"{directory} is not a directory that only root can write to: remove it, then run again"
+        )

@@ -1,0 +1,80 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A reading of the machine as modules return it."""
+
+from __future__ import annotations
+
+from .machine import Instance, Machine
+from .wish import labels_of
+
+
+def pool_facts(machine: Machine) -> dict:
+    """CPUs are logical numbers; null where the kernel does not let them be told."""
+    pool = machine.pool
+    return {
+        "cpus": machine.logical(pool.cpus),
+        "physical_cpus": list(pool.cpus),
+        "free_cpus": machine.logical(pool.free_cpus),
+        "memory": pool.size,
+        "free_memory": pool.free_memory,
+        "nodes": {str(node): size for node, size in sorted(pool.memory.items())},
+        "devices": list(pool.devices),
+    }
+
+
+def instance_facts(machine: Machine, name: str) -> dict:
+    """Empty when there is no such instance."""
+    instance = machine.instances.get(name)
+    return _instance(machine, instance) if instance else {}
+
+
+def instances_facts(machine: Machine) -> list[dict]:
+    return [_instance(machine, one) for one in machine.instances.values()]
+
+
+def machine_facts(machine: Machine) -> dict:
+    """All of it."""
+    topology = machine.topology
+    return {
+        "kernel": {
+            "release": machine.release,
+            "multikernel": machine.supported,
+            "mounted": machine.mounted,
+            "interface": machine.interface.name if machine.mounted else None,
+            "resizes": machine.mounted and machine.interface.resizes,
+            "granule": machine.granule,
+            "console": machine.console,
+            "kexec_disabled": machine.kexec_disabled,
+            "lockdown": machine.lockdown,
+        },
+        "host": {
+            "boot_id": machine.boot_id,
+            "uptime": machine.uptime,
+            "cpus": list(topology.online),
+            "physical_cpus": [topology.physical.get(cpu) for cpu in topology.online],
+            "memory": machine.memory_total,
+            "available_memory": machine.memory_available,
+        },
+        "pool": pool_facts(machine),
+        "instances": instances_facts(machine),
+    }
+
+
+def _instance(machine: Machine, instance: Instance) -> dict:
+    return {
+        "name": instance.name,
+        "id": instance.id,
+        "state": instance.status,
+        "cpus": machine.logical(instance.cpus),
+        "physical_cpus": list(instance.cpus),
+        "memory": instance.memory,
+        "kernel": dict(instance.kernel),
+        "initrd": dict(instance.initrd),
+        "cmdline": instance.cmdline,
+        "labels": labels_of(instance.cmdline),
+        "exit_reason": instance.exit_reason,
+        "epoch": instance.epoch,
+        "stats": dict(instance.stats),
+    }

@@ -1,0 +1,268 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The only caller of kerf: argument lists, locks, time-outs. Whether a call worked, the kernel tells."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ..common.errors import Failure
+from .kernelfs import KernelFs, Paths
+from .plan import Step
+from .versions import DEFAULT_KERF, kerf_reason
+from .wish import InstanceWish
+
+# Seconds. The kernel itself may wait 10 for a spawn to answer and 30 for it to halt; taking gigabytes from
+# a busy host can take a minute.
+TIMEOUT = 120
+HALT_TIMEOUT = 60
+
+_LOCK_BUSY = "Could not acquire lock"
+
+
+class KerfError(Failure):
+    """A call without the effect it should have had."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of kerf said; rc None when it was stopped for taking too long."""
+
+    cmd: str
+    rc: int | None
+    stdout: str = ""
+    stderr: str = ""
+
+
+def run_argv(argv: Sequence[str], timeout: float) -> Outcome:
+    """Run a command without a shell and without input, in a locale that kerf can print in."""
+    env = {**os.environ, "LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "utf-8"}
+    cmd = shlex.join(argv)
+    process = subprocess.Popen(
+        argv,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        close_fds=False,  # it holds the host's lock as long as it runs
+        encoding="utf-8",
+        errors="replace",
+    )
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+        return Outcome(cmd, process.returncode, stdout, stderr)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # never SIGKILL: kerf would leave its lock behind
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=5)
+        return Outcome(cmd, None, stderr=f"no answer within {timeout:g} s")
+
+
+class KernelLog:
+    """The kernel's messages since this object was made: only they tell why a transaction failed."""
+
+    def __init__(self, paths: Paths):
+        self._fd = None
+        with contextlib.suppress(OSError):
+            self._fd = os.open(paths.kernel_log, os.O_RDONLY | os.O_NONBLOCK)
+            os.lseek(self._fd, 0, os.SEEK_END)
+
+    def lines(self) -> list[str]:
+        found: list[str] = []
+        while self._fd is not None:
+            try:
+                records = os.read(self._fd, 8192)
+            except BrokenPipeError:
+                continue  # messages were overwritten; go on with the oldest
+            except OSError:
+                break
+            if not records:
+                break
+            for line in records.decode("utf-8", "replace").splitlines():
+                if ";" in line and not line.startswith(" "):
+                    found.append(line.split(";", 1)[1])
+        return found[-20:]
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def words_of(step: Step, wish: InstanceWish | None = None, force: bool = False) -> tuple[str, ...]:
+    """What a person would type after kerf for a step.
+
+    The pool is always given in all three kinds, because what is left out goes back to the host.
+    """
+    cpus = ",".join(map(str, sorted(step.cpus)))
+    if step.action == "set_pool":
+        sizes = ",".join(f"{size}@{node}" for node, size in sorted(step.memory.items()))
+        devices = ",".join(step.devices)
+        return (
+            "init",
+            f"--cpus={cpus or 'none'}",
+            f"--memory={sizes or 'none'}",
+            f"--devices={devices or 'none'}",
+        )
+    options: list[str] = []
+    command = step.action
+    if step.action == "create":
+        options += [f"--cpus={cpus}", f"--memory={step.memory}"]
+        if step.node is not None:
+            options.append(f"--numa-nodes={step.node}")
+        if wish and wish.id is not None:
+            options.append(f"--id={wish.id}")
+    elif step.action == "set_cpus":
+        command, options = "update", [f"--cpus={cpus}"]
+    elif step.action == "set_memory":
+        command, options = "update", [f"--memory={step.memory}"]
+    elif step.action == "load":
+        options.append(f"--kernel={wish.kernel.path}")
+        if wish.initrd:
+            options.append(f"--initrd={wish.initrd.path}")
+        if wish.cmdline:
+            options.append(f"--cmdline={wish.cmdline}")
+    elif step.action == "kill" and force:
+        options.append("--force")
+    return (command, step.name, *options)
+
+
+@dataclass
+class Kerf:
+    """kerf 0.4 on this host."""
+
+    path: str
+    kernel: KernelFs
+    run: Callable[[Sequence[str], float], Outcome] = run_argv
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    @classmethod
+    def find(cls, path: str, kernel: KernelFs) -> Kerf:
+        """The kerf at the path, or when that is the default and empty, the one in PATH."""
+        if path == DEFAULT_KERF and not Path(path).exists():
+            path = shutil.which("kerf") or path
+        return cls(path, kernel, run_argv)
+
+    def line(self, words: Sequence[str]) -> str:
+        """As typed into a shell."""
+        return shlex.join([self.path, *words])
+
+    @property
+    def commands(self) -> list[str]:
+        return [outcome.cmd for outcome in self.outcomes]
+
+    def reasons(self) -> list[str]:
+        """Why this kerf cannot be used."""
+        remedy = "install kerf 0.4 (role mkops.multikernel.host does)"
+        version = self._installed_version()
+        if version is None:
+            try:
+                outcome = self.run([self.path, "--version"], TIMEOUT)
+            except OSError as error:
+                return [f"kerf cannot be run from {self.path} ({error.strerror}): {remedy}"]
+            words = outcome.stdout.split()
+            if outcome.rc != 0 or not words:
+                return [f"{self.path} --version failed ({(outcome.stderr.strip() or outcome.rc)}): {remedy}"]
+            version = words[-1]
+        reason = kerf_reason(version)
+        return [f"kerf {version} at {self.path} cannot be used, {reason}: {remedy}"] if reason else []
+
+    def _installed_version(self) -> str | None:
+        """As the virtual environment of a kerf notes it: to ask kerf itself takes as long as a step."""
+        tool = Path(self.path)
+        notes = [*tool.parent.parent.glob("lib/python3*/site-packages/kerf_multikernel-*.dist-info")]
+        if len(notes) != 1 or not os.access(tool, os.X_OK) or tool.is_symlink():
+            return None
+        return notes[0].name.removesuffix(".dist-info").partition("-")[2]
+
+    def call(self, words: Sequence[str], timeout: float = TIMEOUT) -> Outcome:
+        outcome = self.run([self.path, *words], timeout)
+        self.outcomes.append(outcome)
+        if outcome.rc and _LOCK_BUSY in outcome.stderr and self._drop_stale_locks():
+            outcome = self.run([self.path, *words], timeout)
+            self.outcomes.append(outcome)
+        return outcome
+
+    def forget(self, name: str) -> None:
+        """What kerf delete leaves behind of an instance that was loaded from a container image."""
+        paths = self.kernel.paths
+        mounted, extracted = paths.kerf_files(name)
+        if mounted.is_dir():
+            if str(mounted) in paths.at("/proc/mounts").read_text(encoding="utf-8").split():
+                self.run(["umount", str(mounted)], TIMEOUT)
+            with contextlib.suppress(OSError):
+                mounted.rmdir()
+        if extracted.is_dir():
+            shutil.rmtree(extracted, ignore_errors=True)
+        paths.record(name).unlink(missing_ok=True)
+
+    def _drop_stale_locks(self) -> bool:
+        """kerf's lock is a bare file without an owner: it is stale when no kerf runs."""
+        if _kerf_runs(self.kernel.paths.at("/proc")):
+            return False
+        held = [lock for lock in self.kernel.paths.kerf_locks if lock.exists()]
+        for lock in held:
+            lock.unlink()
+        return bool(held)
+
+
+def _kerf_runs(proc: Path) -> bool:
+    """A kerf process is Python with the kerf script, or kerf itself."""
+    for path in proc.glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if any(os.path.basename(word) == b"kerf" for word in path.read_bytes().split(b"\0")[:2]):
+                return True
+    return False
+
+
+class Attempt:
+    """Watches one change of the kernel, and reports all that is known about it when it had no effect."""
+
+    def __init__(self, kernel: KernelFs):
+        self._kernel = kernel
+        self._log = KernelLog(kernel.paths)
+        self._known = kernel.transactions()
+
+    def details(self, outcome: Outcome) -> dict:
+        """What kerf said, and what the kernel made of it."""
+        transactions = {
+            f"tx_{number}": self._kernel.transaction(number)
+            for number in sorted(self._kernel.transactions() - self._known)
+        }
+        return {**asdict(outcome), "transactions": transactions, "kernel_log": self._log.lines()}
+
+    def failure(self, message: str, outcome: Outcome) -> KerfError:
+        details = self.details(outcome)
+        parts = [message]
+        if complaint := outcome.stderr.strip().splitlines():
+            # An error comes first and hints follow; a traceback ends with the error.
+            parts.append(f"kerf: {complaint[-1 if complaint[0].startswith('Traceback') else 0]}")
+        if details["kernel_log"]:
+            parts.append(f"kernel: {details['kernel_log'][-1]}")
+        return KerfError("; ".join(parts), details)
+
+    def __enter__(self) -> Attempt:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._log.close()
+
+
+def wait_until(condition: Callable[[], bool], timeout: float, interval: float = 0.05) -> bool:
+    """Poll, because the multikernel filesystem notifies nobody."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(interval)
+    return True

@@ -1,0 +1,127 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the machine is: plain values without I/O, read by _kernelfs and judged by _plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ..common.size import MIB
+from .topology import Topology
+from .versions import UPSTREAM, Interface
+
+HOST_ID = 0
+ABSENT, READY, LOADED, ACTIVE, FAILED, EMPTY = None, "ready", "loaded", "active", "failed", "empty"
+DEFAULT_GRANULE = 128 * MIB
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Memory that the pool took from the host in one piece."""
+
+    base: int
+    size: int
+    node: int = 0
+
+    @property
+    def end(self) -> int:
+        return self.base + self.size
+
+    def holds(self, base: int) -> bool:
+        return self.base <= base < self.end
+
+
+@dataclass(frozen=True)
+class Region:
+    """Memory of a chunk that is in use, as /proc/iomem names it."""
+
+    base: int
+    size: int
+    name: str
+
+    @property
+    def end(self) -> int:
+        return self.base + self.size
+
+
+@dataclass(frozen=True)
+class Pool:
+    """CPUs (APIC ids), memory and PCI devices that the host gave up; all empty when there is no pool."""
+
+    cpus: tuple[int, ...] = ()
+    free_cpus: tuple[int, ...] = ()
+    chunks: tuple[Chunk, ...] = ()
+    regions: tuple[Region, ...] = ()
+    devices: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.cpus or self.chunks or self.devices)
+
+    @property
+    def memory(self) -> dict[int, int]:
+        """Bytes per NUMA node."""
+        nodes: dict[int, int] = {}
+        for chunk in self.chunks:
+            nodes[chunk.node] = nodes.get(chunk.node, 0) + chunk.size
+        return nodes
+
+    @property
+    def size(self) -> int:
+        return sum(chunk.size for chunk in self.chunks)
+
+    @property
+    def free_memory(self) -> int:
+        return self.size - sum(region.size for region in self.regions)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One reserved or running kernel."""
+
+    name: str
+    id: int
+    status: str
+    cpus: tuple[int, ...] = ()  # APIC ids
+    memory: int = 0
+    kernel: Mapping = field(default_factory=dict)  # kerf's record of the loaded file; empty when unproven
+    initrd: Mapping = field(default_factory=dict)
+    cmdline: str | None = None  # None: this kernel does not tell
+    exit_reason: str | None = None  # these three, too
+    epoch: int | None = None
+    stats: Mapping[str, int] = field(default_factory=dict)
+    boot_cpu: int | None = None  # that it starts on and cannot give up while it runs; None: not told
+    recorded: int = 0  # when kerf made its record, in nanoseconds
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One reading of a host."""
+
+    release: str
+    boot_id: str
+    uptime: float
+    supported: bool
+    mounted: bool
+    privileged: bool
+    topology: Topology
+    node_memory: Mapping[int, int]  # NUMA node -> bytes that can be had without swapping
+    memory_total: int
+    memory_available: int
+    interface: Interface = UPSTREAM
+    granule: int = DEFAULT_GRANULE  # what memory is added to an instance in
+    tells_cmdline: bool = False  # has /proc/kimage
+    console: bool = False  # has /dev/mktty
+    kexec_disabled: bool = False  # kernel.kexec_load_disabled, which only a reboot takes back
+    lockdown: str = "none"
+    pool: Pool = Pool()
+    instances: Mapping[str, Instance] = field(default_factory=dict)
+
+    def lenders(self) -> dict[int, str]:
+        """APIC id to the name of the instance that holds it."""
+        return {apic: one.name for one in self.instances.values() for apic in one.cpus}
+
+    def logical(self, apic_ids: Iterable[int]) -> list[int | None]:
+        return self.topology.to_logical(apic_ids)

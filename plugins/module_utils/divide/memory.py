@@ -1,0 +1,189 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the pool's memory becomes step by step, by the rules of kerf and the kernel. No I/O.
+
+Where the kernel puts new memory is its own business: addresses here are its usual choice. Everything that
+depends on them is read again after each step.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from ..common.size import MIB, format_size
+from .machine import Chunk, Machine
+
+_ALIGNMENT = 2 * MIB
+_NEW_CHUNKS = 1 << 52  # above all that exists
+
+
+class Memory:
+    """Chunks of the pool, and the regions that instances have of them, oldest first."""
+
+    def __init__(self, machine: Machine):
+        self._granule = machine.granule
+        self._scatters = machine.interface.scatters
+        self.chunks = list(machine.pool.chunks)
+        self._next_chunk = _NEW_CHUNKS
+        self.regions: dict[str, list[tuple[int, int]]] = {name: [] for name in machine.instances}
+        self._others: list[tuple[int, int]] = []
+        owners = {f"mk-instance-{one.id}-{one.name}-region-": one.name for one in machine.instances.values()}
+        numbered: dict[str, list[tuple[int, int, int]]] = {name: [] for name in machine.instances}
+        for region in machine.pool.regions:
+            prefix, number = re.fullmatch(r"(.*?)(\d*)", region.name).groups()
+            if prefix in owners and number:
+                numbered[owners[prefix]].append((int(number), region.base, region.size))
+            else:
+                self._others.append((region.base, region.size))
+        for name, regions in numbered.items():
+            self.regions[name] = [(base, size) for _number, base, size in sorted(regions)]
+        self._gaps: list[list[int]] | None = None  # begin, end, node; None when they are to be counted anew
+
+    @property
+    def nodes(self) -> dict[int, int]:
+        """Bytes per NUMA node."""
+        nodes: dict[int, int] = {}
+        for chunk in self.chunks:
+            nodes[chunk.node] = nodes.get(chunk.node, 0) + chunk.size
+        return nodes
+
+    def of(self, name: str) -> int:
+        return sum(size for _base, size in self.regions.get(name, ()))
+
+    def free(self, node: int | None = None) -> int:
+        return sum(end - begin for begin, end, where in self._free_gaps() if node in (None, where))
+
+    def _used(self) -> Iterable[tuple[int, int]]:
+        yield from self._others
+        for regions in self.regions.values():
+            yield from regions
+
+    def _free_gaps(self) -> list[list[int]]:
+        if self._gaps is None:
+            self._gaps = []
+            used = sorted(self._used())
+            for chunk in sorted(self.chunks, key=lambda chunk: chunk.base):
+                begin = chunk.base
+                for base, size in used:
+                    if chunk.holds(base):
+                        if base > begin:
+                            self._gaps.append([begin, base, chunk.node])
+                        begin = max(begin, base + size)
+                if chunk.end > begin:
+                    self._gaps.append([begin, chunk.end, chunk.node])
+        return self._gaps
+
+    def _cut(self, gap: list[int], begin: int, size: int) -> tuple[int, int]:
+        gaps = self._free_gaps()
+        place = gaps.index(gap)
+        rest = [[gap[0], begin, gap[2]], [begin + size, gap[1], gap[2]]]
+        gaps[place : place + 1] = [part for part in rest if part[1] > part[0]]
+        return begin, size
+
+    # Instances
+
+    def create(self, name: str, size: int, node: int | None = None) -> bool:
+        """As kernels do: the first gap that is large enough, and where they can, else the largest ones."""
+        found: list[tuple[int, int]] = []
+        left = size
+        while left:
+            gaps = [
+                (gap, begin, gap[1] - begin)
+                for gap in self._free_gaps()
+                if node in (None, gap[2])
+                for begin in [-(-gap[0] // _ALIGNMENT) * _ALIGNMENT]
+                if gap[1] > begin
+            ]
+            fitting = next((one for one in gaps if one[2] >= left), None)
+            if fitting is None and self._scatters:
+                fitting = max(gaps, key=lambda one: one[2], default=None)
+            if fitting is None:
+                self._gaps = None
+                return False
+            gap, begin, room = fitting
+            found.append(self._cut(gap, begin, min(room, left)))
+            left -= min(room, left)
+        self.regions[name] = found
+        return True
+
+    def release(self, name: str) -> None:
+        self.regions[name] = []
+        self._gaps = None
+
+    def resize(self, name: str, size: int) -> str | None:
+        """In place, as kerf does. Returns why that cannot be, without naming the instance."""
+        have = self.of(name)
+        if size >= have:
+            return self._grow(name, size - have)
+        return self._shrink(name, have - size)
+
+    def _grow(self, name: str, more: int) -> str | None:
+        if more % self._granule:
+            return (
+                f"memory is added in steps of {format_size(self._granule)},"
+                f" and {format_size(more)} more are no such step"
+            )
+        best = None
+        for gap in self._free_gaps():
+            begin = (gap[1] - more) // self._granule * self._granule
+            if begin >= gap[0] and (best is None or begin > best[1]):
+                best = (gap, begin)
+        if best is None:
+            return f"no chunk of the pool has {format_size(more)} free in one piece"
+        self.regions[name].append(self._cut(best[0], best[1], more))
+        return None
+
+    def _shrink(self, name: str, less: int) -> str | None:
+        regions = self.regions[name]
+        rest, keep = less, len(regions)
+        while rest > 0 and keep > 1:
+            keep -= 1
+            rest -= regions[keep][1]
+        if rest:
+            sizes = ", ".join(format_size(size) for _base, size in reversed(regions))
+            return (
+                "memory leaves it only in the pieces in which it came, the newest first and never the oldest,"
+                f" and it has {sizes or 'no piece that is known'}"
+            )
+        del regions[keep:]
+        self._gaps = None
+        return None
+
+    # Pool
+
+    def is_idle(self, chunk: Chunk) -> bool:
+        return not any(chunk.holds(base) for base, _size in self._used())
+
+    def resize_pool(self, wanted: Mapping[int, int]) -> list[tuple[int, int]]:
+        """To so many bytes per node, as kerf does. Returns what cannot go: node and bytes.
+
+        Whole idle chunks go, the largest first that is not too much.
+        """
+        stuck = []
+        for node, have in sorted(self.nodes.items()):
+            rest = have - wanted.get(node, 0)
+            for chunk in sorted(self.chunks, key=lambda chunk: -chunk.size):
+                if rest > 0 and chunk.node == node and chunk.size <= rest and self.is_idle(chunk):
+                    self.chunks.remove(chunk)
+                    rest -= chunk.size
+            if rest > 0:
+                stuck.append((node, rest))
+        for node, want in sorted(wanted.items()):
+            have = self.nodes.get(node, 0)
+            if want > have:
+                self.chunks.append(Chunk(self._next_chunk, want - have, node))
+                # Chunks are apart, so that nothing is taken for one piece that is none.
+                self._next_chunk += -(-(want - have) // self._granule + 1) * self._granule
+        self._gaps = None
+        return stuck
+
+    def pieces(self, node: int) -> str:
+        """The chunks of a node, for people."""
+        return ", ".join(
+            f"{format_size(chunk.size)}{'' if self.is_idle(chunk) else ' (in use)'}"
+            for chunk in self.chunks
+            if chunk.node == node
+        )

@@ -1,0 +1,413 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The order of steps: each is applied to a picture of the machine, on which the next one stands. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..common.size import format_size
+from .machine import ABSENT, ACTIVE, EMPTY, FAILED, LOADED, READY, Instance, Machine
+from .memory import Memory
+from .views import cpu_list, describe_instance, pool_view
+from .wish import InstanceWish, Wish
+
+LEVELS = {ABSENT: 0, FAILED: 1, EMPTY: 1, READY: 1, LOADED: 2, ACTIVE: 3}
+_UP = {1: ("create", READY), 2: ("load", LOADED), 3: ("start", ACTIVE)}
+_DOWN = {3: ("kill", LOADED), 2: ("unload", READY), 1: ("delete", ABSENT)}
+_REACHED = dict((*_UP.values(), *_DOWN.values()))
+
+
+def transition(
+    status: str | None,
+    wanted: str,
+    image_given: bool = False,
+    image_differs: bool = False,
+    anew: bool = False,
+    halted: bool = False,
+) -> tuple[str, ...]:
+    """Steps from a status to a wanted state: down as far as needed, then up.
+
+    A running instance satisfies present and loaded. stopped means not running, and, if an image is given,
+    loaded too. I(anew) is for what only a new instance can have, I(halted) for what a running one cannot do.
+    """
+    have = LEVELS[status]
+    if wanted == "absent":
+        floor = goal = 0
+    else:
+        goal = {
+            "present": max(have, 1),
+            "loaded": max(have, 2),
+            "started": 3,
+            "stopped": 2 if image_given else min(max(have, 1), 2),
+        }[wanted]
+        floor = min(have, goal)
+        if image_differs and wanted != "present":
+            floor = min(floor, 1)
+        if halted:
+            floor = min(floor, 2)
+        if anew:
+            floor = 0
+    down = [_DOWN[level][0] for level in range(have, floor, -1)]
+    return (*down, *(_UP[level][0] for level in range(floor + 1, goal + 1)))
+
+
+def image_changes(wish: InstanceWish, current: Instance) -> list[str]:
+    """How the loaded image differs from the wished one. What is not proved the same counts as different."""
+    if wish.kernel is None or current.status not in (LOADED, ACTIVE):
+        return []
+    changes = []
+    pairs = ("kernel", wish.kernel, current.kernel), ("initrd", wish.initrd, current.initrd)
+    for what, image, record in pairs:
+        if image is None and record:
+            changes.append(f"{what} {record.get('path')} is loaded and none is wanted")
+        elif image and not record:
+            changes.append(f"no record tells which {what} is loaded, wanted is {image.path}")
+        elif image and image.sha256 != record.get("sha256"):
+            changes.append(f"{what} {image.path} has changed since it was loaded")
+    if current.cmdline is not None and current.cmdline.split() != wish.full_cmdline.split():
+        changes.append(f"the command line is '{current.cmdline}', wanted is '{wish.full_cmdline}'")
+    return changes
+
+
+def stays_ended(wish: InstanceWish, current: Instance) -> bool:
+    """Whether its restart policy lets it rest: it ran, and ended by itself or by somebody's hand."""
+    if wish.state != "started" or current.status != LOADED or wish.restart == "always" or not current.epoch:
+        return False
+    word = (current.exit_reason or "").partition(":")[0]
+    return wish.restart == "never" or word in ("clean", "forced")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of kerf, and what the kernel has to show after it."""
+
+    action: str  # set_pool, create, set_cpus, set_memory, load, start, kill, unload, delete
+    name: str = ""  # of the instance; empty for the pool
+    status: str | None = None  # of the instance afterwards
+    cpus: frozenset[int] = frozenset()  # APIC ids afterwards
+    memory: int | Mapping[int, int] = 0  # bytes afterwards, those of the pool per node
+    node: int | None = None  # that the memory has to come from
+    devices: tuple[str, ...] = ()
+    text: str = ""  # for people
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is to be, when it is known for every object."""
+
+    wish: Wish
+    machine: Machine
+    declared: Mapping[str, InstanceWish]
+    wanted: list[InstanceWish]  # those of them that are not to be absent
+    gone: list[str]
+    cpus: Mapping[str, tuple[int, ...]]  # APIC ids of each wanted instance
+    pool_cpus: frozenset[int]
+    pool_memory: Mapping[int, int]  # per node
+
+
+class Anew(Exception):
+    """An instance can have what is wished only if it is made anew; name and reason."""
+
+
+class Building:
+    """Steps in order, each applied to a picture of the machine: down and shrink, the pool, grow and up."""
+
+    def __init__(self, targets: Targets, anew: Mapping[str, str]):
+        self.targets = targets
+        self.machine = machine = targets.machine
+        self.anew = dict(anew)
+        self.reasons: list[str] = []
+        self.warnings: list[str] = []
+        self.why: dict[str, str] = {}  # an instance is stopped although it is to run
+        self.steps: list[Step] = []
+        self.memory = Memory(machine)
+        self.status: dict[str, str | None] = {name: one.status for name, one in machine.instances.items()}
+        self.cpus: dict[str, frozenset[int]] = {
+            name: frozenset(one.cpus) for name, one in machine.instances.items()
+        }
+        self.size: dict[str, int] = {name: one.memory for name, one in machine.instances.items()}
+        self.pool = frozenset(machine.pool.cpus)
+        self.reloaded: set[str] = set()
+        # Without /proc/iomem nothing can be said about places, only about sums.
+        self.regions_known = bool(machine.pool.regions) or not machine.instances
+
+    # The picture
+
+    def view(self, name: str) -> dict:
+        """As describe_instance() will show it."""
+        status = self.status.get(name)
+        if status is ABSENT:
+            return {}
+        machine = self.machine
+        view = {
+            "name": name,
+            "state": status,
+            "cpus": cpu_list(machine, sorted(self.cpus[name])),
+            "memory": format_size(self.size[name]),
+        }
+        if status in (LOADED, ACTIVE):
+            wish = self.targets.declared.get(name)
+            if name in self.reloaded:
+                for key in ("kernel", "initrd"):
+                    image = getattr(wish, key)
+                    view[key] = {"path": image.path, "sha256": image.sha256} if image else None
+                view["cmdline"] = wish.full_cmdline if machine.tells_cmdline else None
+            else:
+                old = describe_instance(machine, machine.instances[name])
+                view.update({key: old[key] for key in ("kernel", "initrd", "cmdline")})
+        return view
+
+    def _lent(self) -> dict[int, str]:
+        return {apic: name for name, cpus in self.cpus.items() for apic in cpus}
+
+    def _add(self, action: str, name: str, text: str = "", node: int | None = None) -> None:
+        self.steps.append(
+            Step(
+                action,
+                name,
+                self.status[name],
+                self.cpus.get(name, frozenset()),
+                self.size.get(name, 0),
+                node,
+                text=f"{action} {name}{text and ': '}{text}",
+            )
+        )
+
+    def _move(self, name: str, action: str) -> None:
+        """A step up or down that changes nothing but the status."""
+        self.status[name] = _REACHED[action]
+        if action == "delete":
+            self.memory.release(name)
+            self.cpus.pop(name, None)
+            self.size.pop(name, None)
+        elif action == "load":
+            self.reloaded.add(name)
+        self._add(action, name, self.why.get(name, "") if action == "kill" else "")
+
+    # The order
+
+    def build(self) -> None:
+        targets = self.targets
+        up: dict[str, list[str]] = {}
+        down: dict[str, list[str]] = {
+            name: list(transition(self.status[name], "absent"))
+            for name in targets.gone
+            if self.status[name] in LEVELS
+        }
+        for one in targets.wanted:
+            if self.status.get(one.name) in LEVELS:
+                steps = self._course(one)
+                down[one.name] = [step for step in steps if step in ("kill", "unload", "delete")]
+                up[one.name] = [step for step in steps if step in ("create", "load", "start")]
+        for name, steps in down.items():
+            for step in steps:
+                self._move(name, step)
+        resized = [
+            one for one in targets.wanted if self.status.get(one.name) is not ABSENT and one.name in up
+        ]
+        for one in resized:
+            self._shrink(one)
+        self._set_pool()
+        for one in resized:
+            if one.memory is not None and one.memory > self.size[one.name]:
+                self._set_memory(one)
+        self._grow_cpus([one.name for one in resized])
+        for one in targets.wanted:
+            if "create" in up.get(one.name, ()):
+                self._create(one)
+        for one in targets.wanted:
+            for step in up.get(one.name, ()):
+                if step != "create":
+                    self._move(one.name, step)
+
+    def _course(self, one: InstanceWish) -> tuple[str, ...]:
+        """Steps of one instance, apart from a change of what it has."""
+        machine = self.machine
+        current = machine.instances.get(one.name)
+        if current is None:
+            steps = transition(ABSENT, one.state, one.kernel is not None)
+            self._check_load(one, steps, None)
+            return steps
+        changes = image_changes(one, current)
+        if one.name not in self.anew and (why := self._needs_anew(one, current)):
+            self.anew[one.name] = why
+        anew = self.anew.get(one.name)
+        halted = not anew and self._boot_cpu_goes(one, current)
+        wanted = one.state
+        if not (changes or anew) and stays_ended(one, current):
+            wanted = "loaded"
+            self.warnings.append(
+                f"instance {one.name} ended ({current.exit_reason}) and stays so, because restart is"
+                f" {one.restart}"
+            )
+        steps = transition(
+            current.status, wanted, one.kernel is not None, bool(changes), bool(anew), bool(halted)
+        )
+        if "kill" in steps and "start" in steps:
+            because = [*(changes if one.state != "present" else ()), *filter(None, [anew, halted])]
+            self.why[one.name] = f"needs a restart, because {'; '.join(because)}"
+            if not one.allow_restart:
+                self.reasons.append(
+                    f"instance {one.name} runs and would need a restart, because {'; '.join(because)}:"
+                    " allow it (allow_restart: true), or stop it first (state: stopped)"
+                )
+        self._check_load(one, steps, anew)
+        return steps
+
+    def _check_load(self, one: InstanceWish, steps: tuple[str, ...], anew: str | None) -> None:
+        reasons = self.reasons
+        if "load" in steps or ("start" in steps and self.status.get(one.name) not in (LOADED, ACTIVE)):
+            if self.machine.kexec_disabled:
+                reasons.append(
+                    "kernel.kexec_load_disabled is 1, so that no kernel can be loaded until the next boot:"
+                    " reboot, and keep it at 0"
+                )
+            if one.kernel is None:
+                reasons.append(
+                    f"instance {one.name} has to be made anew, because {anew}: that loses its image,"
+                    " say kernel so that it can be loaded again"
+                    if anew
+                    else f"instance {one.name} has no kernel loaded: state {one.state} needs kernel"
+                )
+
+    def _needs_anew(self, one: InstanceWish, current: Instance) -> str | None:
+        machine = self.machine
+        if current.status == FAILED:
+            return "the kernel says that it failed"
+        if one.id is not None and one.id != current.id:
+            return f"its id is {current.id}, wanted is {one.id}"
+        if machine.interface.resizes:
+            return None
+        target = self.targets.cpus.get(one.name, current.cpus)
+        if set(target) != set(current.cpus):
+            return (
+                f"it has CPUs {cpu_list(machine, current.cpus)}, wanted are {cpu_list(machine, target)},"
+                f" and {machine.release} cannot change them"
+            )
+        if one.memory is not None and one.memory != current.memory:
+            return (
+                f"it has {format_size(current.memory)} of memory, wanted are {format_size(one.memory)},"
+                f" and {machine.release} cannot change it"
+            )
+        return None
+
+    def _boot_cpu_goes(self, one: InstanceWish, current: Instance) -> str | None:
+        target = self.targets.cpus.get(one.name, current.cpus)
+        boot = current.boot_cpu
+        if current.status == ACTIVE and boot is not None and boot not in target:
+            cpu = cpu_list(self.machine, [boot])
+            return f"CPU {cpu} is the one it was started on, which it cannot give up while it runs"
+        return None
+
+    # What they have
+
+    def _target(self, name: str) -> frozenset[int]:
+        return frozenset(self.targets.cpus.get(name, self.cpus[name]))
+
+    def _set_cpus(self, name: str, cpus: frozenset[int]) -> None:
+        had, self.cpus[name] = self.cpus[name], cpus
+        machine = self.machine
+        self._add(
+            "set_cpus",
+            name,
+            f"CPUs {cpu_list(machine, sorted(cpus))} instead of {cpu_list(machine, sorted(had))}",
+        )
+
+    def _set_memory(self, one: InstanceWish) -> None:
+        if why := self.memory.resize(one.name, one.memory):
+            raise Anew(one.name, why)
+        had, self.size[one.name] = self.size[one.name], one.memory
+        self._add("set_memory", one.name, f"{format_size(one.memory)} instead of {format_size(had)}")
+
+    def _shrink(self, one: InstanceWish) -> None:
+        have, target = self.cpus[one.name], self._target(one.name)
+        if have - target and have & target:
+            added = target - have
+            at_hand = added <= self.pool - self._lent().keys()
+            self._set_cpus(one.name, target if at_hand else have & target)
+        if one.memory is not None and one.memory < self.size[one.name]:
+            self._set_memory(one)
+
+    def _grow_cpus(self, names: list[str]) -> None:
+        """In the order in which CPUs become free. One that gives up all it has first gets the new ones."""
+        left = [name for name in names if self.cpus[name] != self._target(name)]
+        while left:
+            free = self.pool - self._lent().keys()
+            ready = [name for name in left if self._target(name) - self.cpus[name] <= free]
+            if not ready:
+                raise Anew(left[0], "its CPUs are to change places with those of others that have no more")
+            name = ready[0]
+            target = self._target(name)
+            if not self.cpus[name] <= target:
+                self._set_cpus(name, self.cpus[name] | target)
+            self._set_cpus(name, target)
+            left.remove(name)
+
+    def _set_pool(self) -> None:
+        targets, machine = self.targets, self.machine
+        wish = targets.wish.pool
+        if wish is None or (wish.absent and self.cpus):
+            return
+        pool = machine.pool
+        cpus, memory = targets.pool_cpus, targets.pool_memory
+        same = cpus == frozenset(pool.cpus) and sizes_of(memory) == sizes_of(pool.memory)
+        if same and not (wish.absent and pool):
+            return
+        for apic, name in self._lent().items():
+            if apic not in cpus and name in targets.declared:
+                raise Anew(name, f"CPU {cpu_list(machine, [apic])} leaves the pool and it has no other")
+        before = self.memory.nodes
+        for node, surplus in self.memory.resize_pool(memory):
+            self.reasons.append(
+                f"memory: node {node} cannot give back {format_size(before[node] - memory.get(node, 0))},"
+                f" because only whole idle chunks can leave the pool and it has {self.memory.pieces(node)},"
+                f" of which {format_size(surplus)} too much would stay: choose a size that is reached by"
+                " dropping such chunks"
+            )
+        self.pool = cpus
+        view = pool_view(machine, sorted(cpus), memory)
+        sizes = ", ".join(f"{size} on {node}" for node, size in view["memory"].items())
+        self.steps.append(
+            Step(
+                "set_pool",
+                cpus=cpus,
+                memory=sizes_of(memory),
+                devices=() if wish.absent else pool.devices,
+                text=f"set_pool: CPUs {view['cpus'] or 'none'}, {sizes or 'no memory'}",
+            )
+        )
+
+    def _create(self, one: InstanceWish) -> None:
+        targets, machine = self.targets, self.machine
+        current = machine.instances.get(one.name)
+        memory = one.memory if one.memory is not None else current.memory if current else 0
+        cpus = frozenset(targets.cpus.get(one.name, ()))
+        node = self._node(cpus, memory)
+        if self.memory.nodes and not self.memory.create(one.name, memory, node):
+            free = self.memory.free()
+            self.reasons.append(
+                f"memory: {format_size(memory)} wanted for {one.name}, but of the pool's"
+                f" {format_size(sum(self.memory.nodes.values()))} only {format_size(free)} are free"
+                f"{'' if free < memory else ', and not in one piece'}: ask for less or enlarge the pool"
+            )
+        self.status[one.name] = READY
+        self.cpus[one.name] = cpus
+        self.size[one.name] = memory
+        self._add("create", one.name, f"CPUs {cpu_list(machine, sorted(cpus))}, {format_size(memory)}", node)
+
+    def _node(self, cpus: frozenset[int], memory: int) -> int | None:
+        """Where the CPUs are, if the pool has memory on several nodes and enough there."""
+        known = self.machine.topology.node
+        nodes = {known.get(apic) for apic in cpus}
+        if len(self.memory.nodes) < 2 or len(nodes) != 1 or None in nodes:
+            return None
+        node = nodes.pop()
+        return node if self.memory.free(node) >= memory else None
+
+
+def sizes_of(memory: Mapping[int, int]) -> dict[int, int]:
+    return {node: size for node, size in memory.items() if size}
