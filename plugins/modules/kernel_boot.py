@@ -224,8 +224,9 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot import plan as kernel_boot
-from ansible_collections.mkops.multikernel.plugins.module_utils.boot.host import Machine, sha256
+from ansible_collections.mkops.multikernel.plugins.module_utils.boot.host import Machine
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.files import sha256_file
 
 HEALTH = {
     "multikernel": {"type": "bool", "default": False},
@@ -270,7 +271,7 @@ class Run:
         image_sha256 = params["image_sha256"] or ""
         if params["image"] and params["remote_src"]:
             try:
-                image_sha256 = sha256(self.machine.at(params["image"]))
+                image_sha256 = sha256_file(self.machine.at(params["image"]))
             except OSError as error:
                 raise Failure(f"image {params['image']} cannot be read: {error.strerror}") from error
         return kernel_boot.Wish(

@@ -8,103 +8,37 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import secrets
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 
+from ..common.command import ANY
 from ..common.dotconfig import parse_config
 from ..common.errors import Failure
+from ..common.files import sha256_file
 from . import loaders, secure_boot
 from . import plan as kernel_boot
+from .access import ATTRIBUTES, EFI_VARIABLES, Access
 from .plan import EVIDENCE_SCRIPT, UNIT, Host, Plan, Wish
-from .systemd_boot import VENDOR, parse_variable
 
 STATE = "/var/lib/mkops/kernel-boot"
 UNITS = "/etc/systemd/system"
 # In whatever mode the kernel on trial ends up.
 WANTED_BY = ("sysinit.target", "rescue.target", "emergency.target")
-SECURE_BOOT = f"{loaders.EFI_VARIABLES}/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+SECURE_BOOT = f"{EFI_VARIABLES}/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 # What the firmware and what shim takes signatures of.
 KEYS = (
-    f"{loaders.EFI_VARIABLES}/db-d719b2cb-3d3a-4596-a3bc-dad00e67656f",
-    f"{loaders.EFI_VARIABLES}/MokListRT-605dab50-e046-4300-abb6-3dd810dd8b23",
+    f"{EFI_VARIABLES}/db-d719b2cb-3d3a-4596-a3bc-dad00e67656f",
+    f"{EFI_VARIABLES}/MokListRT-605dab50-e046-4300-abb6-3dd810dd8b23",
 )
-ATTRIBUTES = 4  # bytes before the data of an EFI variable
 EVIDENCE_LINES = 60
 
 
-@dataclass
-class Machine:
-    root: str = "/"
-    commands: list[list[str]] = field(default_factory=list)
-
-    # --- small things -----------------------------------------------------------------------------
-
-    def at(self, path: str) -> Path:
-        return Path(self.root, path.lstrip("/"))
-
-    def text(self, path: str) -> str:
-        try:
-            return self.at(path).read_text(errors="replace")
-        except OSError:
-            return ""
-
-    def write(self, path: str, text: str) -> None:
-        """All of it or nothing, and on the disk before anything restarts."""
-        target = self.at(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.mkops")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # The partition of EFI has no modes.
-        with contextlib.suppress(PermissionError):
-            temporary.chmod(target.stat().st_mode & 0o7777 if target.exists() else 0o644)
-        temporary.replace(target)
-
-    def run(
-        self, argv: Sequence[str], purpose: str, ok: Sequence[int] = (0,), seconds: float = 600
-    ) -> subprocess.CompletedProcess:
-        environment = {
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "LC_ALL": "C.UTF-8",
-            "DEBIAN_FRONTEND": "noninteractive",
-        }
-        details: dict = {"cmd": list(argv)}
-        try:
-            done = subprocess.run(
-                argv,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                env=environment,
-                check=False,
-                timeout=seconds,
-            )
-        except FileNotFoundError:
-            raise Failure(
-                f"cannot {purpose}: there is no {argv[0]} on this host; install it", details
-            ) from None
-        except subprocess.TimeoutExpired:
-            raise Failure(f"cannot {purpose}: {argv[0]} did not end in {seconds:.0f} s", details) from None
-        if done.returncode not in ok:
-            output = (done.stderr.strip() or done.stdout.strip()).splitlines()
-            details |= {"rc": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
-            raise Failure(
-                f"cannot {purpose}: {argv[0]} ended with {done.returncode}: {' | '.join(output[-3:])}",
-                details,
-            )
-        return done
-
+class Machine(Access):
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         path = self.at("/run/lock/mkops-kernel-boot.lock")
@@ -141,13 +75,6 @@ class Machine:
             ["systemctl", "list-units", "--failed", "--plain", "--no-legend"], "list the failed units"
         )
         return sorted(line.split()[0] for line in done.stdout.splitlines() if line.split())
-
-    def variable(self, name: str) -> str:
-        """An EFI variable of the boot loader; empty if there is none."""
-        try:
-            return parse_variable(self.at(f"{loaders.EFI_VARIABLES}/{name}-{VENDOR}").read_bytes())
-        except OSError:
-            return ""
 
     def _loader(self) -> loaders.Grub | loaders.SystemdBoot:
         return loaders.find(self)
@@ -234,7 +161,7 @@ class Machine:
             kernels=tuple(kernels),
             packaged=self._packaged(names),
             images={
-                path.name.removeprefix("vmlinux-"): sha256(path)
+                path.name.removeprefix("vmlinux-"): sha256_file(path)
                 for path in sorted(self.at("/boot").glob("vmlinux-*"))
                 if path.is_file()
             },
@@ -390,15 +317,15 @@ class Machine:
     def health(self, units: Sequence[str], checks: Sequence[Sequence[str]], patience: float) -> dict:
         states = {}
         for unit in units:
-            done = self.run(["systemctl", "is-active", unit], f"ask for {unit}", ok=range(256))
+            done = self.run(["systemctl", "is-active", unit], f"ask for {unit}", ok=ANY)
             states[unit] = done.stdout.strip() or "unknown"
         results = []
         for words in checks:
             argv = [str(word) for word in words]
             try:
-                done = self.run(argv, "check", ok=range(-64, 256), seconds=patience)
+                done = self.run(argv, "check", ok=ANY, seconds=patience)
                 outcome = {
-                    "rc": done.returncode,
+                    "rc": done.rc,
                     "stdout": done.stdout[-2000:],
                     "stderr": done.stderr[-2000:],
                 }
@@ -412,9 +339,7 @@ class Machine:
             "boot_id": self.boot_id(),
             "token": tokens[-1].removeprefix(kernel_boot.TOKEN_WORD) if tokens else "",
             "multikernel": self.multikernel(),
-            "system": self.run(
-                ["systemctl", "is-system-running"], "ask systemd", ok=range(256)
-            ).stdout.strip(),
+            "system": self.run(["systemctl", "is-system-running"], "ask systemd", ok=ANY).stdout.strip(),
             "units": states,
             "failed_units": self.failed_units(),
             "checks": results,
@@ -462,7 +387,7 @@ class Machine:
             journal = self.run(
                 ["journalctl", "-q", "--no-pager", "-b", "-1", "-o", "short-monotonic"],
                 "read the journal",
-                ok=range(256),
+                ok=ANY,
             ).stdout
             if trial["token"] and trial["token"] in journal:
                 found["journal"] = journal.splitlines()
@@ -475,8 +400,3 @@ class Machine:
         if stored:
             found["pstore"] = stored
         return {name: lines[-EVIDENCE_LINES:] for name, lines in found.items()}
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,27 +19,23 @@ import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ..common.command import ANY
 from ..common.errors import Failure
 from . import grub, systemd_boot
+from .access import EFI, EFI_VARIABLES, Access
 from .plan import TRIAL_ID, Boot
-
-if TYPE_CHECKING:
-    from .host import Machine
 
 GRUB_CFG = "/boot/grub/grub.cfg"
 CUSTOM = "/boot/grub/custom.cfg"
 SETTINGS = "/etc/default/grub"
 # GRUB cannot write these, or cannot write through them.
 READ_ONLY_FS = ("btrfs", "zfs", "cpiofs", "newc", "odc", "iso9660", "squash4", "f2fs")
-EFI = "/sys/firmware/efi"
-EFI_VARIABLES = f"{EFI}/efivars"
 # Where bootctl looks for the EFI system partition.
 EFI_PARTITIONS = ("/efi", "/boot", "/boot/efi")
 
 
-def find(machine: Machine) -> Grub | SystemdBoot:
+def find(machine: Access) -> Grub | SystemdBoot:
     """What has started this host; a Failure if that is not supported, or cannot be told."""
     # Written anew at every start. GRUB before 2.12 says nothing.
     info = machine.variable("LoaderInfo")
@@ -63,13 +59,13 @@ def find(machine: Machine) -> Grub | SystemdBoot:
     )
 
 
-def _systemd_boot_file(machine: Machine) -> str:
+def _systemd_boot_file(machine: Access) -> str:
     folders = (machine.at(f"{partition}/EFI/systemd") for partition in EFI_PARTITIONS)
     path = next((path for folder in folders for path in sorted(folder.glob("systemd-boot*.efi"))), None)
     return "/" + str(path.relative_to(machine.at("/"))) if path else ""
 
 
-def look(machine: Machine) -> Boot:
+def look(machine: Access) -> Boot:
     try:
         return find(machine).look()
     except Failure as failure:
@@ -79,7 +75,7 @@ def look(machine: Machine) -> Boot:
 class Grub:
     """GRUB 2 as Debian and its relatives set it up: grubenv, custom.cfg, update-grub."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Access) -> None:
         self.machine = machine
 
     def look(self) -> Boot:
@@ -195,7 +191,7 @@ class Grub:
 class SystemdBoot:
     """systemd-boot with entries of type 1, as kernel-install makes them."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Access) -> None:
         self.machine = machine
 
     def look(self) -> Boot:
@@ -253,9 +249,7 @@ class SystemdBoot:
         """Where the EFI system partition, and the extended boot partition if there is one, are mounted."""
         found = []
         for option in ("--print-esp-path", "--print-boot-path"):
-            path = self.machine.run(
-                ["bootctl", option], "find the boot partitions", ok=range(256)
-            ).stdout.strip()
+            path = self.machine.run(["bootctl", option], "find the boot partitions", ok=ANY).stdout.strip()
             if path and path not in found:
                 found.append(path)
         return found

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Entries of systemd-boot, type 1 of the Boot Loader Specification, and its EFI variables. No I/O."""
+"""Entries of systemd-boot, type 1 of the Boot Loader Specification. No I/O."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from .plan import OWN_ID, TRIAL_ID, bounded, own_id
 
 SUFFIX = ".conf"
 TRIAL_FILE = TRIAL_ID + SUFFIX
-# Of all variables of boot loaders: https://systemd.io/BOOT_LOADER_INTERFACE
-VENDOR = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 # Tries left and done, which boot counting puts into the name of a file.
 _COUNTER = re.compile(r"\+\d+(?:-\d+)?(?=\.conf$)")
 _CMDLINE = "# mkops cmdline:"
@@ -85,8 +83,3 @@ def trial_entry(entry: Entry, words: Sequence[str]) -> str:
 def waits_for_key(loader_conf: str) -> bool:
     """Whether the menu stays until somebody chooses."""
     return bool(re.search(r"^\s*timeout\s+menu-force\s*$", loader_conf, re.M))
-
-
-def parse_variable(data: bytes) -> str:
-    """Text of an EFI variable as efivarfs has it: four bytes of attributes, then UTF-16, ended by NUL."""
-    return data[4:].decode("utf-16-le", errors="replace").split("\0")[0]

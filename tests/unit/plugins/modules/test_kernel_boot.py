@@ -12,11 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from ansible_collections.mkops.multikernel.plugins.module_utils.boot import access, systemd_boot
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot import grub as loader
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot import host as boot_host
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot import loaders as boot_loaders
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot import plan as host_part
-from ansible_collections.mkops.multikernel.plugins.module_utils.boot import systemd_boot
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import Done
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure
 from ansible_collections.mkops.multikernel.plugins.modules import kernel_boot
 
@@ -42,6 +43,7 @@ CONFIG = "CONFIG_SOFTLOCKUP_DETECTOR=y\nCONFIG_DETECT_HUNG_TASK=y\nCONFIG_EFIVAR
 class Simulated(boot_host.Machine):
     def __init__(self, root):
         super().__init__(str(root))
+        self.commands = []
         self.environment, self.debs, self.failing, self.fail_on = {}, set(), [], ()
         for path in ("run/systemd/system", "boot/grub", "var/lib/dpkg", "etc/default"):
             (root / path).mkdir(parents=True)
@@ -132,7 +134,7 @@ class Simulated(boot_host.Machine):
                 raise AssertionError(unexpected)
         if code not in ok:
             raise Failure(f"cannot {purpose}", {"rc": code})
-        return subprocess.CompletedProcess(argv, code, output, "")
+        return Done(tuple(argv), code, output, "")
 
     def ours(self):
         """What of ours the boot menu has."""
@@ -155,7 +157,7 @@ class SimulatedSystemdBoot(Simulated):
         super().__init__(root)
 
     def set(self, name, text):
-        path = self.at(f"/sys/firmware/efi/efivars/{name}-{systemd_boot.VENDOR}")
+        path = self.at(f"/sys/firmware/efi/efivars/{name}-{access.VENDOR}")
         path.parent.mkdir(parents=True, exist_ok=True)
         if text:
             path.write_bytes(b"\7\0\0\0" + f"{text}\0".encode("utf-16-le"))
@@ -187,7 +189,7 @@ class SimulatedSystemdBoot(Simulated):
     def run(self, argv, purpose, ok=(0,), seconds=600):
         match list(argv):
             case ["bootctl", "--print-esp-path" | "--print-boot-path"]:
-                return subprocess.CompletedProcess(argv, 0, "/efi\n", "")
+                return Done(tuple(argv), 0, "/efi\n", "")
             case ["bootctl" as name, "set-default" | "set-oneshot" as action, entry] if (
                 name not in self.fail_on
             ):
@@ -200,7 +202,7 @@ class SimulatedSystemdBoot(Simulated):
                 raise AssertionError(argv)
             case _:
                 return super().run(argv, purpose, ok, seconds)
-        return subprocess.CompletedProcess(argv, 0, "", "")
+        return Done(tuple(argv), 0, "", "")
 
     def ours(self):
         return "".join(path.read_text() for path in self.at(self.ENTRIES).glob("mkops-*"))
@@ -455,7 +457,7 @@ def test_half_an_installation_is_taken_back(either):
 def test_the_image_for_spawns_is_placed_once(machine, tmp_path):
     image = tmp_path / "vmlinux"
     image.write_text("elf")
-    digest = boot_host.sha256(image)
+    digest = boot_host.sha256_file(image)
     params = {"image": str(image), "image_sha256": digest, "state": "installed"}
     assert f"place /boot/vmlinux-{NEW}" in phase(machine, "plan", **params)["steps"]
     phase(machine, "install", **params)
@@ -634,7 +636,7 @@ def test_a_file_that_is_missing_on_the_boot_partition(uefi, release):
 
 
 def test_efi_variables_that_are_read_only(uefi, monkeypatch):
-    variables = uefi.at(boot_loaders.EFI_VARIABLES)
+    variables = uefi.at(access.EFI_VARIABLES)
     real = boot_loaders.os.access
     monkeypatch.setattr(boot_loaders.os, "access", lambda path, mode: path != variables and real(path, mode))
     before = uefi.files()
@@ -787,11 +789,11 @@ def test_entries_from_before_the_machine_got_its_id_are_taken(uefi):
     ],
 )
 def test_bytes_of_a_variable(data, text):
-    assert systemd_boot.parse_variable(data) == text
+    assert access.parse_variable(data) == text
 
 
 def test_half_a_character_of_a_variable_is_no_name():
-    assert systemd_boot.parse_variable(b"\x07\x00\x00\x00a\x00b") != "ab"
+    assert access.parse_variable(b"\x07\x00\x00\x00a\x00b") != "ab"
 
 
 def test_an_entry_with_a_counter_is_the_same_entry():
@@ -817,7 +819,7 @@ def test_words_of_our_own_are_found_again():
 def test_secure_boot(either, monkeypatch, on, known):
     """Without a signature none would start it; whose it is counts where the loader could not go back."""
     either.add(NEW)
-    variables = either.at(boot_loaders.EFI_VARIABLES)
+    variables = either.at(access.EFI_VARIABLES)
     variables.mkdir(parents=True, exist_ok=True)
     either.at(boot_host.SECURE_BOOT).write_bytes(b"\6\0\0\0" + on)
     either.at(boot_host.KEYS[0]).write_bytes(b"\6\0\0\0keys")
