@@ -18,8 +18,13 @@ from .errors import Failure
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LOCALE = {"LC_ALL": "C.UTF-8", "LANGUAGE": "C", "PYTHONIOENCODING": "utf-8"}
-_GRACE = 5  # seconds between SIGTERM and SIGKILL
+GRACE = 5  # seconds between SIGTERM and SIGKILL
 ANY = range(-64, 256)  # return codes: all of them
+
+
+def environment() -> dict[str, str]:
+    """This process's, in a locale that every program can print in and whose messages are known."""
+    return {**os.environ, **_LOCALE}
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ def run(
     process = subprocess.Popen(
         words,
         cwd=cwd,
-        env={**os.environ, **_LOCALE} if env is None else dict(env),
+        env=environment() if env is None else dict(env),
         stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -87,12 +92,12 @@ def run(
 def _stop(process: subprocess.Popen[str], kill: bool) -> tuple[str, str]:
     process.terminate()
     try:
-        return process.communicate(timeout=_GRACE)
+        return process.communicate(timeout=GRACE)
     except subprocess.TimeoutExpired:
         if kill:
             process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.communicate(timeout=_GRACE)
+            return process.communicate(timeout=GRACE)
     return "", ""
 
 

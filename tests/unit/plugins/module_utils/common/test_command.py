@@ -42,7 +42,7 @@ def test_one_that_takes_too_long_is_stopped():
 
 
 def test_one_that_does_not_want_to_end(monkeypatch):
-    monkeypatch.setattr(command, "_GRACE", 0.3)
+    monkeypatch.setattr(command, "GRACE", 0.3)
     stubborn = ["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"]
     assert command.run(stubborn, timeout=0.3).rc is None
     left = command.run([*stubborn[:2], f"echo $$ >&2; {stubborn[2]}"], timeout=0.3, kill=False)
