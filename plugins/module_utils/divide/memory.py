@@ -17,7 +17,7 @@ from ..common.size import MIB, format_size
 from .machine import Chunk, Machine
 
 _ALIGNMENT = 2 * MIB
-_NEW_CHUNKS = 1 << 52  # above all that exists
+_NEW_CHUNKS = 1 << 52  # above all that exists on a real machine
 
 
 class Memory:
@@ -27,7 +27,9 @@ class Memory:
         self._granule = machine.granule
         self._scatters = machine.interface.scatters
         self.chunks = list(machine.pool.chunks)
-        self._next_chunk = _NEW_CHUNKS
+        end = max([chunk.end for chunk in self.chunks], default=0)
+        # Chunks are apart, so that nothing is taken for one piece that is none.
+        self._next_chunk = max(_NEW_CHUNKS, (end // self._granule + 2) * self._granule)
         self.regions: dict[str, list[tuple[int, int]]] = {name: [] for name in machine.instances}
         self._others: list[tuple[int, int]] = []
         owners = {f"mk-instance-{one.id}-{one.name}-region-": one.name for one in machine.instances.values()}
@@ -175,8 +177,7 @@ class Memory:
             have = self.nodes.get(node, 0)
             if want > have:
                 self.chunks.append(Chunk(self._next_chunk, want - have, node))
-                # Chunks are apart, so that nothing is taken for one piece that is none.
-                self._next_chunk += -(-(want - have) // self._granule + 1) * self._granule
+                self._next_chunk += ((want - have) // self._granule + 2) * self._granule
         self._gaps = None
         return stuck
 

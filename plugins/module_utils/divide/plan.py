@@ -13,6 +13,7 @@ from ..common.cpuset import format_cpus
 from ..common.errors import Refused
 from ..common.size import MIB, format_size
 from .machine import ACTIVE, Instance, Machine
+from .model import refusal
 from .place import Board, choose_pool
 from .steps import LEVELS, Anew, Building, Step, Targets
 from .views import cpu_list, describe_instance, describe_pool, pool_view
@@ -93,6 +94,8 @@ class _Planner:
             self._build_for_reasons()
             raise Refused(*dict.fromkeys(self.reasons))
         building = self._build()
+        if not self.reasons and (why := refusal(building.steps, self.declared, machine)):
+            self.reasons.append(why)
         if self.reasons:
             raise Refused(*dict.fromkeys(self.reasons))
         self._warn(building)
@@ -227,10 +230,14 @@ class _Planner:
                 self.reasons.append("there is no pool yet: create it first with mkops.multikernel.pool")
             return dict(explicit)
         holders = {apic: one.name for one in self.staying for apic in one.cpus}
+        keeping = [one for one in self.wanted if one.name in explicit and one.cpus is None]
+        holders.update({apic: one.name for one in keeping for apic in explicit[one.name]})
         taken = dict(holders)
+        named = {apic for cpus in explicit.values() for apic in cpus}
+        free = cpu_list(machine, sorted(self.pool_cpus - holders.keys() - named))
         for one in self.wanted:
             if one.name in explicit:
-                self._check_explicit(one, explicit[one.name], holders)
+                self._check_explicit(one, explicit[one.name], holders, free)
                 taken.update(dict.fromkeys(explicit[one.name], one.name))
             elif one.cpu_count is None and "cpus" not in one.said:
                 self.reasons.append(
@@ -319,17 +326,19 @@ class _Planner:
             f" {numbers}, which is what the others leave: choose another policy, or enlarge the pool"
         )
 
-    def _check_explicit(self, one: InstanceWish, cpus: tuple[int, ...], holders: Mapping[int, str]) -> None:
+    def _check_explicit(
+        self, one: InstanceWish, cpus: tuple[int, ...], holders: Mapping[int, str], free: str
+    ) -> None:
         topology, machine = self.machine.topology, self.machine
         before = len(self.reasons)
         for cpu in one.cpus or ():
             apic = self.physical.get(cpu)
-            if apic in holders:
-                free = sorted(self.pool_cpus - holders.keys())
-                self.reasons.append(
-                    f"CPU {cpu} is already lent to instance {holders[apic]}: choose one of"
-                    f" {cpu_list(machine, free) or 'none, all are lent'}"
-                )
+            if holders.get(apic, one.name) != one.name:
+                holder = holders[apic]
+                choice = f"choose one of {free}" if free else "all others are lent, too"
+                if holder in self.declared:
+                    choice += f", or say which CPUs {holder} is to have"
+                self.reasons.append(f"CPU {cpu} is already lent to instance {holder}: {choice}")
             elif cpu == topology.boot_cpu:
                 self.reasons.append(
                     f"CPU {cpu} is the boot CPU and stays with the host: choose one of the pool"
@@ -386,6 +395,10 @@ class _Planner:
         self._check_pool_memory(memory)
         return memory
 
+    def _available(self, node: int) -> int:
+        """Bytes that a node can give; a kernel without NUMA does not tell it by node."""
+        return self.machine.node_memory.get(node, self.machine.memory_available)
+
     def _check_pool_memory(self, memory: Mapping[int, int]) -> None:
         machine, headroom = self.machine, self.wish.headroom
         have = machine.pool.memory
@@ -394,10 +407,10 @@ class _Planner:
             if node not in machine.node_memory and machine.node_memory:
                 known = ", ".join(map(str, sorted(machine.node_memory)))
                 self.reasons.append(f"memory: NUMA node {node} does not exist: this machine has {known}")
-            elif growth.get(node, 0) > machine.node_memory.get(node, machine.memory_available):
+            elif growth.get(node, 0) > self._available(node):
                 self.reasons.append(
                     f"memory: node {node} would have to give {format_size(growth[node])} more,"
-                    f" but only {_about(machine.node_memory[node])} of it are available"
+                    f" but only {_about(self._available(node))} of it are available"
                 )
         possible = max(machine.memory_available - headroom, 0)
         if sum(growth.values()) > possible:

@@ -216,7 +216,8 @@ class Building:
             if one.memory is not None and one.memory > self.size[one.name]:
                 self._set_memory(one)
         self._grow_cpus([one.name for one in resized])
-        for one in targets.wanted:
+        # The kernel gives those without an id the lowest one, which must not be another one's.
+        for one in sorted(targets.wanted, key=lambda one: one.id is None):
             if "create" in up.get(one.name, ()):
                 self._create(one)
         for one in targets.wanted:

@@ -19,6 +19,7 @@ from itertools import pairwise
 
 _MADT_HEADER = 44
 _LOCAL_APIC, _LOCAL_X2APIC = 0, 9
+_NO_LOCAL_APIC = 0xFF  # the id of an entry that stands for none; larger ones are x2APICs
 _SRAT_HEADER = 48
 _SRAT_APIC, _SRAT_X2APIC = 0, 2
 _ENABLED = 1
@@ -73,8 +74,12 @@ def parse_cpuinfo(text: str) -> dict[int, OnlineCpu]:
 
 
 def parse_madt(table: bytes) -> list[int]:
-    """APIC ids of the usable CPUs in the order of the ACPI MADT."""
-    ids = []
+    """APIC ids of the usable CPUs in the order of the ACPI MADT, each once.
+
+    Some firmwares list a CPU twice. As in Linux, beside local APICs an x2APIC counts only where its id does
+    not fit there.
+    """
+    found = []
     for kind, entry in _acpi_entries(table, _MADT_HEADER):
         if kind == _LOCAL_APIC and len(entry) >= 8:
             apic, flags = entry[3], struct.unpack_from("<I", entry, 4)[0]
@@ -82,9 +87,11 @@ def parse_madt(table: bytes) -> list[int]:
             apic, flags = struct.unpack_from("<II", entry, 4)
         else:
             continue
-        if flags & _ENABLED:
-            ids.append(apic)
-    return ids
+        if flags & _ENABLED and (kind, apic) != (_LOCAL_APIC, _NO_LOCAL_APIC):
+            found.append((kind, apic))
+    mixed = any(kind == _LOCAL_APIC for kind, _apic in found)
+    counts = [apic for kind, apic in found if kind == _LOCAL_APIC or not mixed or apic >= _NO_LOCAL_APIC]
+    return list(dict.fromkeys(counts))
 
 
 def parse_srat(table: bytes) -> dict[int, int]:

@@ -373,3 +373,25 @@ def test_bad_input_of_the_lab(make_host, run_module, wish, tmp_path, item):
     assert all(reason in said for reason in placed(reasons)), said
     assert host.snapshot() == before
     assert host.changes == []
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("runs", [True, False])
+@pytest.mark.parametrize("said", [{}, {"memory": "128M"}, {"id": 1}])
+def test_no_running_kernel_is_stopped_for_what_another_one_keeps(
+    make_host, run_module, vmlinux, initrd, check, runs, said
+):
+    host = make_host(cpus=8, memory_mib=4096)
+    image = {"kernel": str(vmlinux), "initrd": str(initrd), "state": "started"}
+    keeper = {"name": "c", "cpus": "3", "memory": "128M", **image}
+    other = {"name": "a", "cpus": "2", "memory": "128M", **image}
+    run_module(
+        layout, host, pool={"cpus": "2-5", "memory": "1G"}, instances=[keeper, other] if runs else [keeper]
+    )
+    host.calls.clear()
+    taker = {**other, "cpus": "2-3", "allow_restart": True}
+    result = run_module(layout, host, _check=check, instances=[taker, {"name": "c", **image, **said}])
+    assert result["reasons"] == [
+        "CPU 3 is already lent to instance c: choose one of 4-5, or say which CPUs c is to have"
+    ]
+    assert host.changes == []

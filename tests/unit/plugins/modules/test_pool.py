@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from ansible_collections.mkops.multikernel.plugins.modules import pool
@@ -212,3 +214,20 @@ def test_half_of_a_wish_is_a_failure_although_kerf_is_content(host, run_module):
     assert result["failed"]
     assert "{'cpus': '2'" in result["msg"]
     assert result["changed"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "words"),
+    [
+        ("64G", ["node 0 would have to give 64 GiB more, but only 1024 MiB", "64 GiB from the host"]),
+        ({"0": "900M"}, ["900 MiB from the host"]),
+        ({"0": "2G", "3": "2G"}, ["node 0 would have to give 2 GiB", "node 3 would have to give 2 GiB"]),
+    ],
+)
+def test_a_host_without_numa_directories(make_host, run_module, memory, words):
+    host = make_host(cpus=8, memory_mib=1024)
+    shutil.rmtree(host.root / "sys/devices/system/node")
+    reasons = run_module(pool, host, cpus="2-3", memory=memory)["reasons"]
+    assert all(any(word in reason for reason in reasons) for word in words), reasons
+    assert run_module(pool, host, cpus="2-3", memory="256M", headroom="256M")["changed"]
+    assert host.chunks[0][1:] == (256 * 1024**2, 0)

@@ -19,10 +19,11 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.divide.machine i
     Region,
 )
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.plan import (
+    _Planner,
     environment_reasons,
     make_plan,
 )
-from ansible_collections.mkops.multikernel.plugins.module_utils.divide.steps import transition
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.steps import Building, transition
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.topology import Topology
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.versions import (
     FIRST_SERIES,
@@ -523,7 +524,7 @@ def test_all_cpus_lent():
     other = Instance("other", 2, "ready", (6,), 64 * MIB)
     machine = replace(POOLED, instances={"web": WEB, "other": other})
     reasons = refusals(plan_instance, InstanceWish("new", "present", cpus=(2,), **NEW), machine)
-    assert "none, all are lent" in reasons[0]
+    assert "all others are lent, too" in reasons[0]
 
 
 @pytest.mark.parametrize("state", ["loaded", "started"])
@@ -574,3 +575,90 @@ def test_names(name):
 @pytest.mark.parametrize("name", ["", ".", "..", "-web", "a/b", "a b", "x" * 64, "wéb", "a\n"])
 def test_refused_names(name):
     assert len(name_reasons(name)) == 1
+
+
+# Whatever is planned is possible
+
+
+def shared(name, number, cpu, **other):
+    """A running instance of the pool (2, 3) with one CPU."""
+    return replace(WEB, name=name, id=number, cpus=(cpu,), boot_cpu=cpu, **other)
+
+
+SHARED = replace(
+    POOLED,
+    pool=replace(
+        POOLED.pool,
+        free_cpus=(),
+        regions=(
+            Region(1 * GIB, 256 * MIB, "mk-instance-1-a-region-0"),
+            Region(2 * GIB, 256 * MIB, "mk-instance-2-c-region-0"),
+        ),
+    ),
+    instances={"a": shared("a", 1, 4), "c": shared("c", 2, 6)},
+)
+
+
+@pytest.mark.parametrize(
+    ("instances", "words"),
+    [
+        # c keeps its CPU, whether it is declared without CPUs or not at all.
+        (
+            (InstanceWish("a", cpus=(2, 3), allow_restart=True), InstanceWish("c")),
+            ["CPU 3 is already lent to instance c: all others are lent, too, or say which CPUs c is to have"],
+        ),
+        (
+            (InstanceWish("a", cpus=(3,), allow_restart=True), InstanceWish("c", "started", **IMAGE)),
+            ["CPU 3 is already lent to instance c"],
+        ),
+        (
+            (InstanceWish("new", cpus=(2,), memory=64 * MIB), InstanceWish("a", memory=256 * MIB)),
+            ["CPU 2 is already lent to instance a"],
+        ),
+        ((InstanceWish("a", cpus=(2, 3)),), ["CPU 3 is already lent to instance c"]),
+        # Counted ones do not get it either.
+        (
+            (InstanceWish("a", cpu_count=2, allow_restart=True), InstanceWish("c")),
+            ["cpu_count: 2 wanted for a"],
+        ),
+        # Nor its memory or id.
+        (
+            (InstanceWish("a", cpus=(2,), memory=640 * MIB, allow_restart=True, **IMAGE), InstanceWish("c")),
+            ["640 MiB wanted for a"],
+        ),
+        (
+            (InstanceWish("a", id=2, allow_restart=True, **IMAGE), InstanceWish("c")),
+            ["id 2 is taken by instance c"],
+        ),
+    ],
+)
+def test_what_a_declared_instance_keeps_is_not_another_ones(instances, words):
+    reasons = refusals(make_plan, Wish(instances=instances), SHARED)
+    assert len(reasons) == len(words), reasons
+    assert all(word in reason for word, reason in zip(words, reasons, strict=True)), reasons
+
+
+def test_what_is_said_for_both_may_change_hands():
+    wished = InstanceWish("a", cpus=(2, 3)), InstanceWish("c", "absent")
+    assert actions(make_plan(Wish(instances=wished), SHARED)) == ("kill", "unload", "delete", "set_cpus")
+
+
+def test_those_that_name_an_id_are_created_first():
+    """The kernel would give it to the one before."""
+    wished = (
+        InstanceWish("first", cpus=(2,), memory=64 * MIB),
+        InstanceWish("second", cpus=(3,), memory=64 * MIB, id=1),
+    )
+    empty = replace(SHARED, instances={}, pool=replace(SHARED.pool, regions=(), free_cpus=(4, 6)))
+    assert [step.name for step in make_plan(Wish(instances=wished), empty).steps] == ["second", "first"]
+
+
+def test_a_plan_that_cannot_be_carried_out_is_none(monkeypatch):
+    """Whatever the planner thinks: here it believes that CPU 3 is free."""
+    monkeypatch.setattr(Building, "_lent", lambda _self: {})
+    monkeypatch.setattr(_Planner, "_check_explicit", lambda *_arguments: None)
+    wished = InstanceWish("a", cpus=(2, 3)), InstanceWish("c")
+    assert refusals(make_plan, Wish(instances=wished), SHARED) == (
+        "instance a: set_cpus is not possible: CPU 3 is lent to instance c:"
+        " choose another, or take it from that instance in the same task",
+    )

@@ -56,6 +56,26 @@ def test_madt_takes_usable_cpus_in_order():
     assert parse_madt(table) == [4, 300, 0]
 
 
+@pytest.mark.parametrize(
+    ("entries", "ids"),
+    [
+        # The same CPUs as local APICs and as x2APICs
+        ([*map(local_apic, (0, 2, 4, 6)), *map(local_x2apic, (0, 2, 4, 6))], [0, 2, 4, 6]),
+        ([*map(local_x2apic, (6, 4, 2, 0)), *map(local_apic, (0, 2, 4, 6))], [0, 2, 4, 6]),
+        ([local_apic(0), local_x2apic(0), local_apic(2), local_x2apic(2), local_x2apic(256)], [0, 2, 256]),
+        # Twice in one form, or as an entry for nothing
+        (map(local_x2apic, (0, 2, 2, 4)), [0, 2, 4]),
+        (map(local_apic, (0, 2, 0, 4, 255)), [0, 2, 4]),
+        ([local_apic(0, flags=0), local_apic(255), *map(local_x2apic, (0, 2))], [0, 2]),
+    ],
+)
+def test_a_cpu_that_the_madt_lists_twice_counts_once(entries, ids):
+    found = parse_madt(madt(*entries))
+    assert found == ids
+    assert number_by_madt(found, {0: 0}) == dict(enumerate(ids))
+    assert number_cpus({0: 0}, pool=ids[-1:], pool_logical=[], madt=found) == {0: 0, len(ids) - 1: ids[-1]}
+
+
 @given(st.binary(max_size=200))
 def test_madt_of_any_bytes_ends(data):
     parse_madt(madt(data))
