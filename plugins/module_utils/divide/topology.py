@@ -15,7 +15,6 @@ import struct
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 
 _MADT_HEADER = 44
 _LOCAL_APIC, _LOCAL_X2APIC = 0, 9
@@ -138,7 +137,7 @@ def number_cpus(
     """Logical number to APIC id of the online CPUs and of those in the pool, gone from /proc/cpuinfo."""
     pool, pool_logical = list(pool), list(pool_logical)
     if len(pool) == len(pool_logical):
-        pooled = dict(zip(pool_logical, pool, strict=True))
+        pooled = dict(zip(pool_logical, pool))
     else:
         pooled = {cpu: apic for cpu, apic in number_by_madt(madt, online).items() if apic in pool}
     return {**pooled, **online}
@@ -146,7 +145,8 @@ def number_cpus(
 
 def _gaps(groups: Mapping[int, Hashable], alike: bool) -> list[int]:
     """In which bits neighbouring ids differ, for those in one group or for those in two."""
-    pairs = pairwise(sorted(groups))
+    order = sorted(groups)
+    pairs = zip(order, order[1:])
     return [one ^ other for one, other in pairs if (groups[one] == groups[other]) == alike]
 
 

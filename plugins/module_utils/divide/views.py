@@ -17,7 +17,7 @@ def cpu_list(machine: Machine, apic_ids: Iterable[int]) -> str:
     """Logical numbers where they are known, the bare APIC id where not."""
     apic_ids = list(apic_ids)
     numbers = machine.logical(apic_ids)
-    unknown = [f"APIC {apic}" for apic, cpu in zip(apic_ids, numbers, strict=True) if cpu is None]
+    unknown = [f"APIC {apic}" for apic, cpu in zip(apic_ids, numbers) if cpu is None]
     return ",".join(filter(None, [format_cpus(cpu for cpu in numbers if cpu is not None), *unknown]))
 
 
