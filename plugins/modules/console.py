@@ -106,16 +106,17 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors im
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.console import Console
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFs, Paths
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.machine import ACTIVE
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.options import CONSOLE, spec_of
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.plan import environment_reasons
-from ansible_collections.mkops.multikernel.plugins.module_utils.divide.wish import collect, compile_pattern
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.wish import compile_pattern
 
 
 def converse(params, check_mode, kernel):
     """Send, expect, return."""
     machine = kernel.read()
     name, send = params["name"], params["send"]
-    reasons = environment_reasons(machine)
-    pattern = collect(reasons, "expect: ", compile_pattern, params["expect"])
+    reasons = [*environment_reasons(machine), *CONSOLE.read(params).reasons]
+    pattern = compile_pattern(params["expect"]) if params["expect"] is not None and not reasons else None
     instance = machine.instances.get(name)
     if not reasons and instance is None:
         known = ", ".join(machine.instances) or "none"
@@ -140,16 +141,8 @@ def converse(params, check_mode, kernel):
     return {**result, "output": output, "match": {"text": found[0], "groups": list(found.groups())}}
 
 
-def main():
-    module = AnsibleModule(
-        argument_spec={
-            "name": {"type": "str", "required": True},
-            "send": {"type": "str"},
-            "expect": {"type": "str"},
-            "timeout": {"type": "int", "default": 30},
-        },
-        supports_check_mode=True,
-    )
+def main() -> None:
+    module = AnsibleModule(argument_spec=spec_of(CONSOLE), supports_check_mode=True)
     # No lock: a conversation may take long, and changes neither pool nor instance.
     run_guarded(
         module,

@@ -139,36 +139,35 @@ instances:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.mkops.multikernel.plugins.module_utils._module import run_guarded
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Refused
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.console import Console, last_lines
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.facts import machine_facts
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFs, Paths
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.machine import ACTIVE, LOADED
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.options import INFO, spec_of
 
 
-def gather(paths, console_tail):
+def gather(paths, params):
     """One reading."""
+    given = INFO.read(params)
+    if given.reasons:
+        raise Refused(*given.reasons)
     facts = machine_facts(KernelFs(paths).read())
-    for instance in facts["instances"] if console_tail else ():
+    tail = params["console_tail"]
+    for instance in facts["instances"] if tail else ():
         if instance["state"] not in (LOADED, ACTIVE):
             instance["console"] = []  # it never said anything
             continue
         with Console(paths, instance["id"]) as console:
-            instance["console"] = last_lines(console.history(), console_tail)
+            instance["console"] = last_lines(console.history(), tail)
     return facts
 
 
-def main():
-    module = AnsibleModule(
-        argument_spec={
-            "query": {"type": "str"},  # for the action plugin, which evaluates it
-            "facts": {"type": "bool", "default": False},
-            "console_tail": {"type": "int", "default": 0},
-        },
-        supports_check_mode=True,
-    )
+def main() -> None:
+    module = AnsibleModule(argument_spec=spec_of(INFO), supports_check_mode=True)
 
     def work():
-        facts = gather(Paths(), module.params["console_tail"])
+        facts = gather(Paths(), module.params)
         extra = {"ansible_facts": {"multikernel": facts}} if module.params["facts"] else {}
         return {"changed": False, **facts, **extra}
 

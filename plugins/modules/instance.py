@@ -171,39 +171,32 @@ transactions:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.mkops.multikernel.plugins.module_utils._module import (
-    INSTANCE_OPTIONS,
-    KERF_OPTIONS,
-    run_guarded,
-)
-from ansible_collections.mkops.multikernel.plugins.module_utils.divide.converge import Request, converge
+from ansible_collections.mkops.multikernel.plugins.module_utils._module import run_guarded, told
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.converge import converge
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.facts import instance_facts
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import Paths
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.options import INSTANCE, KERF, spec_of
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.request import instance_request
 
 
-def main():
-    module = AnsibleModule(
-        argument_spec={**INSTANCE_OPTIONS, **KERF_OPTIONS},
-        supports_check_mode=True,
-    )
+def main() -> None:
+    module = AnsibleModule(argument_spec=spec_of(INSTANCE, KERF), supports_check_mode=True)
     params = module.params
     name = params["name"]
 
-    def make(machine, images):
-        request = Request()
-        request.add(params, machine, images)
-        return request
-
     def work():
-        result = converge(Paths(), params["kerf"], module.check_mode, make)
-        plan = result.plan
+        result = converge(
+            Paths(),
+            params["kerf"],
+            module.check_mode,
+            lambda machine, images: instance_request(params, machine, images),
+        )
+        before, after = (side["instances"].get(name, {}) for side in (result.before, result.after))
         found = {
-            "changed": plan.changed,
-            "diff": {side: getattr(plan, side)["instances"].get(name, {}) for side in ("before", "after")},
+            **told(result),
+            "diff": {"before": before, "after": after},
             "instance": instance_facts(result.machine, name),
-            "steps": [step.action for step in result.steps],
-            "commands": result.commands,
-            "warnings": list(plan.warnings),
+            "steps": result.actions,
         }
         if name in result.console:
             found["console"] = result.console[name]

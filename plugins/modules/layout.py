@@ -160,72 +160,25 @@ transactions:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ansible_collections.mkops.multikernel.plugins.module_utils._module import (
-    HEADROOM_OPTIONS,
-    INSTANCE_OPTIONS,
-    KERF_OPTIONS,
-    POOL_OPTIONS,
-    run_guarded,
-)
-from ansible_collections.mkops.multikernel.plugins.module_utils.divide.converge import Request, converge
+from ansible_collections.mkops.multikernel.plugins.module_utils._module import run_guarded, told
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.converge import converge
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.facts import (
     instances_facts,
     pool_facts,
 )
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import Paths
-from ansible_collections.mkops.multikernel.plugins.module_utils.divide.wish import make_pool_wish
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.options import (
+    HEADROOM,
+    KERF,
+    LAYOUT,
+    spec_of,
+)
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.request import layout_request
 
 
-def validated(options, values, what, reasons):
-    """Values with their types and defaults; None when they cannot have them, for reasons."""
-    result = ArgumentSpecValidator(options).validate(values)
-    reasons += [f"{what}: {message}" for message in result.error_messages]
-    return None if result.error_messages else result.validated_parameters
-
-
-def instance_values(params, given, reasons):
-    """One instance with what it takes from the defaults and its profile."""
-    values = dict(given)
-    profile = values.pop("profile", None)
-    name = values.get("name", "?")
-    if profile is not None and profile not in params["profiles"]:
-        known = ", ".join(sorted(params["profiles"])) or "none"
-        reasons.append(f"instance {name}: there is no profile {profile} (there is {known})")
-    kind = params["profiles"].get(profile) or {}
-    return validated(INSTANCE_OPTIONS, {**params["defaults"], **kind, **values}, f"instance {name}", reasons)
-
-
-def make_request(params, machine, images):
-    """What is wished, with all that is wrong with it by itself."""
-    request = Request(prune=params["prune"])
-    request.keep(params)
-    if params["pool"] is not None:
-        values = validated(POOL_OPTIONS, params["pool"], "pool", request.reasons)
-        if values is not None:
-            request.pool, reasons = make_pool_wish(values)
-            request.reasons += reasons
-    for given in params["instances"]:
-        values = instance_values(params, given, request.reasons)
-        if values is not None:
-            request.add(values, machine, images, prefix=f"instance {values['name']}: ")
-    return request
-
-
-def main():
-    module = AnsibleModule(
-        argument_spec={
-            "pool": {"type": "dict"},
-            "instances": {"type": "list", "elements": "dict", "default": []},
-            "defaults": {"type": "dict", "default": {}},
-            "profiles": {"type": "dict", "default": {}},
-            "prune": {"type": "bool", "default": False},
-            **HEADROOM_OPTIONS,
-            **KERF_OPTIONS,
-        },
-        supports_check_mode=True,
-    )
+def main() -> None:
+    module = AnsibleModule(argument_spec=spec_of(LAYOUT, HEADROOM, KERF), supports_check_mode=True)
     params = module.params
 
     def work():
@@ -233,20 +186,17 @@ def main():
             Paths(),
             params["kerf"],
             module.check_mode,
-            lambda machine, images: make_request(params, machine, images),
+            lambda machine, images: layout_request(params, machine, images),
         )
-        plan = result.plan
-        before, after = dict(plan.before), dict(plan.after)
+        before, after = dict(result.before), dict(result.after)
         found = {
-            "changed": plan.changed,
+            **told(result),
             "diff": {"before": before, "after": after},
             "before": before,
             "after": after,
             "pool": pool_facts(result.machine),
             "instances": instances_facts(result.machine),
-            "steps": [step.text for step in result.steps],
-            "commands": result.commands,
-            "warnings": list(plan.warnings),
+            "steps": result.steps,
         }
         if result.console:
             found["console"] = result.console

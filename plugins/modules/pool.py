@@ -158,41 +158,32 @@ transactions:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.mkops.multikernel.plugins.module_utils._module import (
-    HEADROOM_OPTIONS,
-    KERF_OPTIONS,
-    POOL_OPTIONS,
-    run_guarded,
-)
-from ansible_collections.mkops.multikernel.plugins.module_utils.divide.converge import Request, converge
+from ansible_collections.mkops.multikernel.plugins.module_utils._module import run_guarded, told
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.converge import converge
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.facts import pool_facts
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import Paths
-from ansible_collections.mkops.multikernel.plugins.module_utils.divide.wish import make_pool_wish
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.options import (
+    HEADROOM,
+    KERF,
+    POOL,
+    spec_of,
+)
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.request import pool_request
 
 
-def main():
-    module = AnsibleModule(
-        argument_spec={**POOL_OPTIONS, **HEADROOM_OPTIONS, **KERF_OPTIONS},
-        supports_check_mode=True,
-    )
+def main() -> None:
+    module = AnsibleModule(argument_spec=spec_of(POOL, HEADROOM, KERF), supports_check_mode=True)
     params = module.params
 
-    def make(_machine, _images):
-        wish, reasons = make_pool_wish(params)
-        request = Request(pool=wish, reasons=reasons)
-        request.keep(params)
-        return request
-
     def work():
-        result = converge(Paths(), params["kerf"], module.check_mode, make)
-        plan = result.plan
+        result = converge(
+            Paths(), params["kerf"], module.check_mode, lambda _machine, _images: pool_request(params)
+        )
         return {
-            "changed": plan.changed,
-            "diff": {"before": plan.before["pool"], "after": plan.after["pool"]},
+            **told(result),
+            "diff": {"before": result.before["pool"], "after": result.after["pool"]},
             "pool": pool_facts(result.machine),
-            "steps": [step.action for step in result.steps],
-            "commands": result.commands,
-            "warnings": list(plan.warnings),
+            "steps": result.actions,
         }
 
     run_guarded(module, "pool", work)

@@ -25,7 +25,7 @@ def make_host(tmp_path, monkeypatch):
 
     def make(**traits):
         host = FakeKernel(root=tmp_path / "host", **traits)
-        monkeypatch.setattr(_kerf, "run_argv", host.run)
+        monkeypatch.setattr(_kerf, "run", host.run)
         monkeypatch.setattr("os.geteuid", lambda: 0)
         return host
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import libfdt
 
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import Done
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.cpuset import format_cpus
-from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kerf import Outcome
 
 MIB = 1024**2
 POOL_BASE = 0x40000000
@@ -255,11 +255,11 @@ class FakeKernel:
 
     # kerf
 
-    def run(self, argv: list[str], _timeout: float) -> Outcome:
+    def run(self, argv: list[str], _timeout: float, **_manner: bool) -> Done:
         self.calls.append(list(argv))
         command, words = argv[1], argv[2:]
         if command == "--version":
-            return Outcome(" ".join(argv), 0, f"kerf, version {self.version}\n")
+            return Done(tuple(argv), 0, f"kerf, version {self.version}\n")
         names = [word for word in words if not word.startswith("--")]
         pairs = [word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word]
         options = {name.replace("-", "_"): value for name, value in pairs}
@@ -267,17 +267,17 @@ class FakeKernel:
         if command in self.broken:
             self.log(f"reason of {command}")
             self._transaction("failed")
-            return Outcome(" ".join(argv), 1, "", self.broken[command])
+            return Done(tuple(argv), 1, "", self.broken[command])
         try:
             getattr(self, f"kerf_{command}")(*names, **options, flags=flags)
         except Refusal as refusal:
             self.log(str(refusal))
             self._transaction("failed", str(refusal))
-            return Outcome(" ".join(argv), 1, "", f"Error: {refusal}")
+            return Done(tuple(argv), 1, "", f"Error: {refusal}")
         self.sync()
         if command in self.after:
             self.after[command](self)
-        return Outcome(" ".join(argv), 0, "done\n")
+        return Done(tuple(argv), 0, "done\n")
 
     @property
     def changes(self) -> list[list[str]]:

@@ -67,7 +67,11 @@ def run(
     """
     words = tuple(map(str, argv))
     process = subprocess.Popen(
-        words,
+        # Text is UTF-8 whatever the locale is; a Path has the bytes of a name in the locale's way.
+        [
+            os.fsencode(word) if isinstance(word, Path) else word.encode("utf-8", "surrogateescape")
+            for word in argv
+        ],
         cwd=cwd,
         env=environment() if env is None else dict(env),
         stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,

@@ -7,32 +7,46 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 
-_RANGE = re.compile(r"(\d{1,4})(?:\s*-\s*(\d{1,4}))?")  # Linux ends below 9999 CPUs
+from .text import shown
+
+_RANGE = re.compile(r"([0-9]{1,4})(?:\s*-\s*([0-9]{1,4}))?")  # Linux ends below 9999 CPUs
+_MANY = 100_000  # numbers in all; whoever names more has made a mistake
 
 
-def parse_cpus(value) -> list[int]:
+def _items(value: object) -> list[object]:
+    """The parts between commas, of a text or of each element of a list."""
+    entries = value if isinstance(value, (list, tuple)) else [value]
+    parts: list[object] = []
+    for entry in entries:
+        plain = isinstance(entry, (str, int)) and not isinstance(entry, bool)
+        parts += [part.strip() for part in str(entry).split(",")] if plain else [entry]
+    return parts
+
+
+def parse_cpus(value: object) -> list[int]:
     """Sorted CPU numbers of C("2-3,5"), C(5), or a list of such; ValueError(*reasons) names every mistake."""
-    items = value if isinstance(value, (list, tuple)) else str(value).split(",")
-    cpus: list[int] = []
+    cpus: Counter[int] = Counter()
     reasons = []
-    for item in (part.strip() for entry in items for part in str(entry).split(",")):
-        match = _RANGE.fullmatch(item)
+    for item in _items(value):
+        match = _RANGE.fullmatch(item) if isinstance(item, str) else None
         if not match:
-            reasons.append(f"'{item}' is neither a CPU number nor a range such as 2-3")
+            reasons.append(f"{shown(item)} is neither a CPU number nor a range such as 2-3")
             continue
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             reasons.append(f"range '{item}' runs backwards: write {last}-{first}")
-        cpus.extend(range(first, last + 1))
-    for cpu in sorted({cpu for cpu in cpus if cpus.count(cpu) > 1}):
-        reasons.append(f"CPU {cpu} is listed twice")
+        if sum(cpus.values()) < _MANY:
+            cpus.update(range(first, last + 1))
+    reasons += [f"CPU {cpu} is listed twice" for cpu, count in sorted(cpus.items()) if count > 1]
     if reasons:
         raise ValueError(*reasons)
     return sorted(cpus)
 
 
-def format_cpus(cpus) -> str:
+def format_cpus(cpus: Iterable[int]) -> str:
     """The shortest C(2-3,5) form; empty for no CPU."""
     runs: list[list[int]] = []
     for cpu in sorted(set(cpus)):

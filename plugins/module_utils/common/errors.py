@@ -22,6 +22,10 @@ class Refused(Problem):
         return self.args
 
 
+class Pending(str):
+    """A reason that an earlier task of the same play may see to: check mode does not refuse for it."""
+
+
 class Failure(Problem):
     """Something did not do what it should. details go into the module's result."""
 

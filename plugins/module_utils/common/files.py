@@ -68,6 +68,11 @@ def read_text(path: Path) -> str:
     return path.read_bytes().decode("utf-8", "surrogateescape")
 
 
+def native(text: str) -> Path:
+    """A path as a user has written it: names of files are UTF-8, whatever locale a host runs modules in."""
+    return Path(os.fsdecode(text.encode("utf-8", "surrogateescape")))
+
+
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a file in hexadecimal digits. Raises OSError."""
     digest = hashlib.sha256()

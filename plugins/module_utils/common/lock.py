@@ -70,9 +70,14 @@ def host_lock(path: Path, timeout: float = TIMEOUT) -> Iterator[None]:
             raise Failure(
                 f"{path} is held by another run for more than {timeout:g} s: wait for it to end"
             ) from None
-        except OSError as error:
+        except PermissionError as error:
             raise Failure(
                 f"{path} cannot be locked ({error.strerror}): run as root (become: true)"
+            ) from error
+        except OSError as error:
+            raise Failure(
+                f"{path} cannot be locked ({error.strerror}): {path.parent} has to be a directory"
+                " that root can write to"
             ) from error
         yield
 

@@ -9,34 +9,41 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
+from .text import shown
+
 PAGE_SIZE = 4096
 MIB = 1024**2
 
 _UNITS = "KMGTP"
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:I?B)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([KMGTP]?)(?:I?B)?", re.IGNORECASE)
 
 
-def parse_size(value) -> int:
+def parse_size(value: object) -> int:
     """Bytes of C(536870912), C("512M"), C("1GiB"), C("1.5g"); ValueError says what is wrong."""
-    match = None if isinstance(value, bool) else _SIZE.fullmatch(str(value).strip())
+    plain = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    match = _SIZE.fullmatch(str(value).strip()) if plain else None
     if not match:
-        raise ValueError(f"'{value}' is not a size: write bytes, or a number with K, M, G or T such as 512M")
+        raise ValueError(
+            f"{shown(value)} is not a size: write bytes, or a number with K, M, G or T such as 512M"
+        )
     exponent = _UNITS.index(match[2].upper()) + 1 if match[2] else 0
     size = Decimal(match[1]) * 1024**exponent
     if size != int(size):
-        raise ValueError(f"'{value}' is not a whole number of bytes")
+        raise ValueError(f"{shown(value)} is not a whole number of bytes")
     return int(size)
 
 
-def parse_memory(value) -> int:
+def parse_memory(value: object) -> int:
     """A size that memory can have: whole pages, more than none."""
     size = parse_size(value)
     if size == 0:
-        raise ValueError(f"'{value}' is no memory at all: ask for at least one page of {PAGE_SIZE} bytes")
+        raise ValueError(
+            f"{shown(value)} is no memory at all: ask for at least one page of {PAGE_SIZE} bytes"
+        )
     if size % PAGE_SIZE:
         below = size - size % PAGE_SIZE
         raise ValueError(
-            f"'{value}' is {size} bytes, which is not a multiple of the page size {PAGE_SIZE}:"
+            f"{shown(value)} is {size} bytes, which is not a multiple of the page size {PAGE_SIZE}:"
             f" the nearest are {below} and {below + PAGE_SIZE}"
         )
     return size

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
+from ..common.command import Done
 from ..common.size import format_size
-from .console import ConsoleError, last_lines
-from .kerf import HALT_TIMEOUT, TIMEOUT, Attempt, Kerf, KerfError, Outcome, wait_until, words_of
+from .console import Console, ConsoleError, last_lines
+from .kerf import TIMEOUT, Attempt, Kerf, KerfError, wait_until, words_of
 from .kernelfs import KernelFs
-from .machine import ACTIVE, LOADED, READY, Machine
-from .plan import Step, cpu_list, describe_pool
+from .machine import ACTIVE, LOADED, READY, Instance, Machine
 from .ready import Watch
-from .wish import InstanceWish, Manner
+from .request import Request
+from .steps import Step
+from .views import cpu_list
+from .wish import Manner
 
 SETTLE = 5  # seconds for a status to follow a call that has returned
 SETTLE_AFTER_ERROR = 1  # which may still have had its effect
@@ -28,79 +32,90 @@ _BUSY = "[Errno 16]"
 
 
 class Applier:
-    def __init__(
-        self,
-        kernel: KernelFs,
-        kerf: Kerf,
-        wishes: Mapping[str, InstanceWish],
-        manners: Mapping[str, Manner],
-    ):
+    """Takes steps while the host is locked; wait() and judge() are for afterwards."""
+
+    def __init__(self, kernel: KernelFs, kerf: Kerf, request: Request, consoles: contextlib.ExitStack):
         self._kernel = kernel
         self._kerf = kerf
-        self._wishes = wishes
-        self._manners = manners
-        self._default = Manner()
+        self._wishes = {one.name: one for one in request.instances}
+        self._manner_of = request.manner_of
+        self._consoles = consoles
         self._watches: list[Watch] = []
-        self._starts: dict[str, Outcome] = {}
-        self._stack = contextlib.ExitStack()
+        self._starts: dict[str, Done] = {}
+        self._epochs: dict[str, int | None] = {}  # of what was started, right after that
         self.done: list[Step] = []
         self.console: dict[str, list[str]] = {}
 
-    def run(self, steps: tuple[Step, ...]) -> None:
-        with self._stack:
-            for step in steps:
-                with Attempt(self._kernel) as attempt:
-                    self._take(step, attempt)
-                self.done.append(step)
+    @property
+    def waits(self) -> bool:
+        return bool(self._watches)
+
+    @property
+    def commands(self) -> list[str]:
+        return self._kerf.commands
+
+    def run(self, steps: Iterable[Step]) -> None:
+        for step in steps:
             with Attempt(self._kernel) as attempt:
-                self._await_all(attempt)
+                self._take(step, attempt)
+            self.done.append(step)
+
+    def await_again(self, instance: Instance) -> None:
+        """One that runs already, and that an earlier run has waited for in vain."""
+        place = instance.awaited.get("place")
+        watch = self._watch(instance.name, instance.id, place if isinstance(place, dict) else {})
+        watch.begin()
+        self._watches.append(watch)
+
+    def _watch(self, name: str, instance_id: int, again: dict[str, Any] | None = None) -> Watch:
+        return Watch(self._kernel, name, instance_id, self._manner_of(name), self._consoles, again)
 
     def _take(self, step: Step, attempt: Attempt) -> None:
-        manner = self._manners.get(step.name, self._default)
+        manner = self._manner_of(step.name)
         wish = self._wishes.get(step.name)
         words = words_of(step, wish, manner.force)
         if step.action == "start":
             self._start(step, words, manner, attempt)
             return
-        timeout = max(manner.stop_timeout, HALT_TIMEOUT) if step.action == "kill" else TIMEOUT
-        outcome = self._kerf.call(words, timeout)
+        timeout = manner.stop_timeout if step.action == "kill" else TIMEOUT
+        done = self._kerf.call(words, timeout)
         if step.action == "load":
-            outcome = self._load_again(step, words, outcome)
-        elif step.action == "set_cpus" and outcome.rc and wish.allow_restart:
-            outcome = self._set_cpus_stopped(step, words, outcome)
+            done = self._load_again(step, words, done)
+        elif step.action == "set_cpus" and done.rc and wish and wish.allow_restart:
+            done = self._set_cpus_stopped(step, words, done)
         if step.action == "set_pool":
-            self._check_pool(step, outcome, attempt)
+            self._check_pool(step, done, attempt)
             return
-        self._check_status(step, outcome, attempt, manner)
+        self._check_status(step, done, attempt, manner)
         if step.action in ("create", "set_cpus", "set_memory"):
-            self._check_resources(step, outcome, attempt)
+            self._check_resources(step, done, attempt)
         elif step.action == "delete":
             self._kerf.forget(step.name)
 
-    def _load_again(self, step: Step, words: tuple[str, ...], outcome: Outcome) -> Outcome:
+    def _load_again(self, step: Step, words: tuple[str, ...], done: Done) -> Done:
         for _try in range(BUSY_TRIES - 1):
-            if not (outcome.rc and _BUSY in outcome.stderr and self._kernel.status(step.name) == READY):
+            if not (done.rc and _BUSY in done.stderr and self._kernel.status(step.name) == READY):
                 break
             time.sleep(0.5)
-            outcome = self._kerf.call(words)
-        return outcome
+            done = self._kerf.call(words)
+        return done
 
-    def _set_cpus_stopped(self, step: Step, words: tuple[str, ...], outcome: Outcome) -> Outcome:
+    def _set_cpus_stopped(self, step: Step, words: tuple[str, ...], done: Done) -> Done:
         """A kernel that does not tell which CPU a running instance was started on may refuse to take it."""
         have = self._kernel.read().instances[step.name]
         if have.status != ACTIVE or have.boot_cpu is not None:
-            return outcome
+            return done
         anew = (Step("kill", step.name, LOADED), Step("start", step.name, ACTIVE))
         for between in anew:
             with Attempt(self._kernel) as attempt:
                 self._take(between, attempt)
             self.done.append(replace(between, text=f"{between.action} {step.name}: its CPUs need a restart"))
             if between.action == "kill":
-                outcome = self._kerf.call(words)
-        return outcome
+                done = self._kerf.call(words)
+        return done
 
-    def _check_status(self, step: Step, outcome: Outcome, attempt: Attempt, manner: Manner) -> None:
-        patience = SETTLE if outcome.rc == 0 else SETTLE_AFTER_ERROR
+    def _check_status(self, step: Step, done: Done, attempt: Attempt, manner: Manner) -> None:
+        patience = SETTLE if done.rc == 0 else SETTLE_AFTER_ERROR
         if wait_until(lambda: self._kernel.status(step.name) == step.status, patience):
             return
         state = self._kernel.status(step.name) or "absent"
@@ -111,23 +126,22 @@ class Applier:
         raise attempt.failure(
             f"instance {step.name}: after kerf {command} it is {state},"
             f" not {step.status or 'absent'}{remedy}",
-            outcome,
+            done,
         )
 
-    def _check_pool(self, step: Step, outcome: Outcome, attempt: Attempt) -> None:
+    def _check_pool(self, step: Step, done: Done, attempt: Attempt) -> None:
         """kerf may say yes to half of a wish."""
         machine = self._kernel.read()
         pool = machine.pool
         if frozenset(pool.cpus) == step.cpus and pool.memory == step.memory:
             return
-        cpus = cpu_list(machine, sorted(step.cpus)) or "none"
-        sizes = {f"node{node}": format_size(size) for node, size in step.memory.items()}
         raise attempt.failure(
-            f"the pool is now {describe_pool(machine) or 'empty'} instead of CPUs {cpus}, memory {sizes}",
-            outcome,
+            f"the pool has {pool_text(machine, pool.cpus, pool.memory)} instead of"
+            f" {pool_text(machine, step.cpus, step.memory)}",
+            done,
         )
 
-    def _check_resources(self, step: Step, outcome: Outcome, attempt: Attempt) -> None:
+    def _check_resources(self, step: Step, done: Done, attempt: Attempt) -> None:
         machine = self._kernel.read()
         made = machine.instances.get(step.name)
         if made and frozenset(made.cpus) == step.cpus and made.memory == step.memory:
@@ -141,11 +155,11 @@ class Applier:
         raise attempt.failure(
             f"instance {step.name} has {has} instead of CPUs {self._cpus(machine, step.cpus)} and"
             f" {format_size(step.memory)}{ending}",
-            outcome,
+            done,
         )
 
     @staticmethod
-    def _cpus(machine: Machine, cpus) -> str:
+    def _cpus(machine: Machine, cpus: Iterable[int]) -> str:
         return cpu_list(machine, sorted(cpus)) or "none"
 
     def _start(self, step: Step, words: tuple[str, ...], manner: Manner, attempt: Attempt) -> None:
@@ -154,34 +168,74 @@ class Applier:
         watch = None
         if manner.waits:
             instance_id = self._kernel.read().instances[name].id
-            watch = Watch(self._kernel, name, instance_id, manner, self._stack)
-        outcome = self._kerf.call(words)
-        if watch is not None and outcome.rc == 0:
+            watch = self._watch(name, instance_id)
+        done = self._kerf.call(words)
+        self._epochs[name] = self._kernel.epoch(name)
+        if watch is not None and done.rc == 0:
             watch.begin()
-            self._starts[name] = outcome
+            self._starts[name] = done
             self._watches.append(watch)
+            awaited = {"id": instance_id, "epoch": self._epochs[name], "place": watch.place}
+            self._kernel.notes.change(name, awaited=awaited)
             return
+        self._kernel.notes.change(name, awaited=None)
 
         def started() -> bool:
-            # It may have ended again by now, which is not for this step to judge.
-            again = self._kernel.epoch(name)
+            # It may have ended again by now, which judge() tells.
+            self._epochs[name] = again = self._kernel.epoch(name)
             return self._kernel.status(name) == ACTIVE or (epoch is not None and (again or 0) > epoch)
 
-        if not wait_until(started, SETTLE if outcome.rc == 0 else SETTLE_AFTER_ERROR):
-            self._check_status(step, outcome, attempt, manner)
+        if not wait_until(started, SETTLE if done.rc == 0 else SETTLE_AFTER_ERROR):
+            self._check_status(step, done, attempt, manner)
 
-    def _await_all(self, attempt: Attempt) -> None:
+    # Without the lock
+
+    def wait(self) -> None:
+        """Until all are up."""
         left = list(self._watches)
-        while left:
-            for watch in tuple(left):
-                try:
-                    if watch.is_up(1.0 / len(left)):
-                        left.remove(watch)
-                        self.console[watch.name] = last_lines(watch.output, CONSOLE_LINES)
-                except ConsoleError as error:
-                    details = {
-                        **attempt.details(self._starts[watch.name]),
-                        "console": last_lines(error.output, CONSOLE_LINES),
-                        "instance_name": watch.name,
-                    }
-                    raise KerfError(f"instance {watch.name}: {error}", details) from error
+        with Attempt(self._kernel) as attempt:
+            while left:
+                for watch in tuple(left):
+                    try:
+                        if watch.is_up(1.0 / len(left)):
+                            left.remove(watch)
+                            self.console[watch.name] = last_lines(watch.output, CONSOLE_LINES)
+                            self._kernel.notes.change(watch.name, awaited=None)
+                    except ConsoleError as error:
+                        details = {
+                            **attempt.details(self._starts.get(watch.name)),
+                            "console": last_lines(error.output, CONSOLE_LINES),
+                            "instance_name": watch.name,
+                        }
+                        raise KerfError(f"instance {watch.name}: {error}", details) from error
+
+    def judge(self, machine: Machine) -> list[str]:
+        """What became of those that were started. That one is up for a moment only is no success."""
+        warnings = []
+        for name, epoch in self._epochs.items():
+            now = machine.instances.get(name)
+            if now is None or now.epoch != epoch:
+                warnings.append(f"instance {name} was started, and another run has changed it since")
+            elif now.status != ACTIVE:
+                word = (now.exit_reason or "").partition(":")[0]
+                if word not in ("clean", "forced"):
+                    raise KerfError(
+                        f"instance {name} was started and did not live: it is {now.status} again"
+                        f" ({now.exit_reason or 'this kernel does not tell why'})",
+                        {"console": self._last_words(now), "instance_name": name},
+                    )
+                warnings.append(
+                    f"instance {name} was started and has ended since ({now.exit_reason}): it is {now.status}"
+                )
+        return warnings
+
+    def _last_words(self, instance: Instance) -> list[str]:
+        with contextlib.suppress(ConsoleError), Console(self._kernel.paths, instance.id) as console:
+            return last_lines(console.history(), CONSOLE_LINES)
+        return []
+
+
+def pool_text(machine: Machine, cpus: Iterable[int], memory: Mapping[int, int]) -> str:
+    numbers = cpu_list(machine, sorted(cpus))
+    sizes = [f"{format_size(size)} on node {node}" for node, size in sorted(memory.items()) if size]
+    return f"{f'CPUs {numbers}' if numbers else 'no CPUs'} and {', '.join(sizes) or 'no memory'}"

@@ -27,7 +27,7 @@ class ConsoleError(Failure):
 
     @property
     def output(self) -> str:
-        return self.details["output"]
+        return str(self.details["output"])
 
 
 def last_lines(text: str, count: int) -> list[str]:
@@ -79,7 +79,9 @@ class Console:
             except OSError as error:
                 raise ConsoleError(f"the console takes no input: {error.strerror}") from error
 
-    def expect(self, wanted: re.Pattern, timeout: float, alive: Callable[[], bool] = lambda: True) -> str:
+    def expect(
+        self, wanted: re.Pattern[str], timeout: float, alive: Callable[[], bool] = lambda: True
+    ) -> str:
         """Read until the pattern is found. Gives up early when the instance is not alive any more."""
         awaited = Awaited(self, wanted, timeout)
         while True:
@@ -101,12 +103,12 @@ class Console:
 class Awaited:
     """Something that a console is to say until a deadline; several can be looked at in turn."""
 
-    def __init__(self, console: Console, wanted: re.Pattern, timeout: float):
+    def __init__(self, console: Console, wanted: re.Pattern[str], timeout: float, said: str = ""):
         self._console = console
         self._wanted = wanted
         self._timeout = timeout
         self._deadline = time.monotonic() + timeout
-        self._output = b""
+        self._output = said.encode("utf-8", "replace")
 
     def look(self, patience: float, living: bool) -> str | None:
         """All output when it is there, None when not yet; ConsoleError when it will not come any more."""

@@ -10,87 +10,254 @@ and no file is read that is proved to be the same.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from ..common.errors import Failure, Refused
+from ..common.errors import Failure, Pending, Refused
 from ..common.lock import host_lock
 from .image import Images
-from .kernelfs import KernelFs, Paths
-from .machine import Machine
+from .kernelfs import KernelFs, KernelFsError, Paths
+from .machine import ACTIVE, LOADED, Machine
 from .plan import Plan, describe_instance, describe_pool, make_plan
-from .steps import Step
-from .wish import InstanceWish, Manner, PoolWish, Wish, make_instance_wish, make_manner, parse_headroom
+from .request import Request
+from .wish import InstanceWish
 
+if TYPE_CHECKING:
+    from .apply import Applier
 
-@dataclass
-class Request:
-    """A wish as a module got it, with what is wrong with it by itself."""
-
-    pool: PoolWish | None = None
-    instances: list[InstanceWish] = field(default_factory=list)
-    manners: dict[str, Manner] = field(default_factory=dict)
-    reasons: list[str] = field(default_factory=list)
-    prune: bool = False
-    headroom: int = 0
-    host_cpus: int = 1
-
-    def keep(self, params: Mapping) -> None:
-        self.headroom, self.host_cpus = parse_headroom(self.reasons, params)
-
-    def add(self, params: Mapping, machine: Machine, images: Images, prefix: str = "") -> None:
-        """An instance."""
-        current = machine.instances.get(params["name"])
-        kernel, initrd = (current.kernel, current.initrd) if current else ({}, {})
-        recorded = current.recorded if current else 0
-        wish, reasons = make_instance_wish(
-            params,
-            lambda path: images.kernel(path, kernel, recorded),
-            lambda path: images.initrd(path, initrd, recorded),
-        )
-        self.instances.append(wish)
-        self.manners[wish.name] = make_manner(params)
-        self.reasons += [f"{prefix}{reason}" for reason in reasons]
-
-    @property
-    def wish(self) -> Wish:
-        return Wish(self.pool, tuple(self.instances), self.prune, self.headroom, self.host_cpus)
+Make = Callable[[Machine, Images], Request]
 
 
 @dataclass
 class Result:
-    """What came of a request; in check mode the machine is as it was."""
+    """What came of a request; in check mode, what would come of it, and the machine as it is."""
 
     plan: Plan
     machine: Machine
-    steps: tuple[Step, ...] = ()  # taken, or in check mode to be taken
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    steps: list[str] = field(default_factory=list)  # for people: all of a step, and only what it does
+    actions: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     console: dict[str, list[str]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    depends: list[str] = field(default_factory=list)  # what earlier tasks of the play have to see to
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.steps)
 
 
-def converge(
-    paths: Paths, kerf_path: str, check_mode: bool, make: Callable[[Machine, Images], Request]
-) -> Result:
+def converge(paths: Paths, kerf_path: str, check_mode: bool, make: Make) -> Result:
     """Make a host what is wished, or raise Refused with all reasons, or Failure with all that is known."""
     kernel = KernelFs(paths)
-    with host_lock(paths.lock):
+    if not kernel.privileged:
+        return _refuse(kernel, make)
+    if check_mode:
+        return _foresee(kernel, kerf_path, make)
+    with contextlib.ExitStack() as consoles:
+        with host_lock(paths.lock):
+            run = _Run(kernel, kerf_path, make, consoles)
+            run.change()
+        # Others may use the host while this one waits.
+        return run.finish()
+
+
+def _refuse(kernel: KernelFs, make: Make) -> Result:
+    """Nobody but root gets at the lock, or learns enough to do without it."""
+    try:
         machine = kernel.read()
-        request = make(machine, Images())
+    except KernelFsError:
+        raise Refused("only root may read and change the pool: use 'become: true'") from None
+    request = make(machine, Images())
+    make_plan(request.wish, machine, request.reasons)
+    raise Refused("only root may change the pool: use 'become: true'")
+
+
+# Check mode
+
+
+def _foresee(kernel: KernelFs, kerf_path: str, make: Make) -> Result:
+    """What would be done. What earlier tasks of the play would have done first is supposed, and told."""
+    from .kerf import Kerf, words_of
+    from .suppose import supposed
+
+    with host_lock(kernel.paths.lock):
+        machine = kernel.read()
+    request = make(machine, Images())
+    kerf = Kerf.find(kerf_path, kernel)
+    early = [*request.reasons, *_wait_reasons(request, machine)]
+    depends: list[str] = []
+    try:
+        plan = make_plan(request.wish, machine, early)
+    except Refused as refused:
+        # What also speaks against it on a machine that is prepared for it is wrong in itself.
+        certain = [reason for reason in early if not isinstance(reason, Pending)]
+        plan = make_plan(request.wish, supposed(request.wish, machine), certain)
+        depends += map(str, refused.reasons)
+    if plan.changed:
+        depends += map(str, kerf.reasons())  # the role host may be about to install it
+    wishes = {one.name: one for one in request.instances}
+    return Result(
+        plan,
+        machine,
+        before=_view(machine, plan),
+        after=plan.after,
+        steps=[step.text for step in plan.steps],
+        actions=[step.action for step in plan.steps],
+        commands=[
+            kerf.line(words_of(step, wishes.get(step.name), request.manner_of(step.name).force))
+            for step in plan.steps
+        ],
+        warnings=[
+            *plan.warnings,
+            *(
+                f"check mode: {reason}. Unless an earlier task sees to it, the run will fail"
+                for reason in depends
+            ),
+            *(
+                f"check mode: instance {one.name} was started before and was not up in time: the run will"
+                " wait for it again"
+                for one in _still_awaited(request, machine)
+            ),
+        ],
+        depends=depends,
+    )
+
+
+# The real run
+
+
+class _Run:
+    """One change of a host, while it is locked, and what is waited for afterwards."""
+
+    def __init__(self, kernel: KernelFs, kerf_path: str, make: Make, consoles: contextlib.ExitStack):
+        self._kernel = kernel
+        self._kerf_path = kerf_path
+        self._consoles = consoles
+        self._images = Images()
+        self._machine = kernel.read()
+        self._request = make(self._machine, self._images)
+        self._applier: Applier | None = None
+        self._plan = Plan()
+
+    def change(self) -> None:
+        request, kernel = self._request, self._kernel
+        early = [*request.reasons, *_wait_reasons(request, self._machine)]
         try:
-            plan = make_plan(request.wish, machine, [*request.reasons, *_wait_reasons(request, machine)])
+            plan = self._plan = make_plan(request.wish, self._machine, early)
         except Refused as refused:
             from .kerf import Kerf
 
-            raise Refused(*refused.reasons, *Kerf.find(kerf_path, kernel).reasons()) from None
-        if not plan.changed:
-            return Result(plan, machine)
-        return _change(kernel, kerf_path, check_mode, request, plan, machine)
+            raise Refused(*refused.reasons, *Kerf.find(self._kerf_path, kernel).reasons()) from None
+        touched = {step.name for step in plan.steps}
+        again = [one for one in _still_awaited(request, self._machine) if one.name not in touched]
+        if plan.changed or again:
+            self._take(plan, again)
+        self._remember()
+
+    def _take(self, plan: Plan, again: list[InstanceWish]) -> None:
+        from .apply import Applier
+        from .kerf import Kerf
+
+        kerf = Kerf.find(self._kerf_path, self._kernel)
+        if plan.changed and (reasons := kerf.reasons()):
+            raise Refused(*reasons)
+        self._applier = Applier(self._kernel, kerf, self._request, self._consoles)
+        with self._what_was_done():
+            self._applier.run(plan.steps)
+            for one in again:
+                self._applier.await_again(self._machine.instances[one.name])
+        if plan.changed:
+            self._machine = self._kernel.read()
+
+    def finish(self) -> Result:
+        """Wait for what is to be waited for. The result is what the kernel then says."""
+        applier, plan = self._applier, self._plan
+        warnings = [*plan.warnings]
+        if applier is None:
+            return Result(plan, self._machine, plan.before, _view(self._machine, plan), warnings=warnings)
+        with self._what_was_done():
+            if applier.waits:
+                applier.wait()
+                self._machine = self._kernel.read()
+            warnings += applier.judge(self._machine)
+        return Result(
+            plan,
+            self._machine,
+            before=plan.before,
+            after=_view(self._machine, plan),
+            steps=[step.text for step in applier.done],
+            actions=[step.action for step in applier.done],
+            commands=applier.commands,
+            console=applier.console,
+            warnings=warnings,
+        )
+
+    @contextlib.contextmanager
+    def _what_was_done(self) -> Any:
+        """A failure tells what was done before it, and how the host now is."""
+        applier = self._applier
+        assert applier is not None
+        try:
+            yield
+        except Failure as failure:
+            now = self._kernel.read()
+            view = _view(now, self._plan)
+            failure.details["changed"] = bool(applier.done) or view != self._plan.before
+            failure.details["steps"] = [step.text for step in applier.done]
+            failure.details["commands"] = applier.commands
+            failure.details["before"] = dict(self._plan.before)
+            failure.details["after"] = view
+            raise
+
+    def _remember(self) -> None:
+        """Note what proves that images are those that were loaded, for later runs."""
+        wishes = {one.name: one for one in self._request.instances}
+        notes = self._kernel.notes
+        for name, instance in self._machine.instances.items():
+            if instance.status not in (LOADED, ACTIVE) or not instance.kernel:
+                continue
+            wish = wishes.get(name)
+            files = dict(instance.files)
+            for what in ("kernel", "initrd"):
+                image, record = getattr(wish, what, None), getattr(instance, what)
+                if image and (image.path, image.sha256) == (record.get("path"), record.get("sha256")):
+                    identity = self._images.identities.get(image.path)
+                    if identity:
+                        files[image.path] = identity
+            notes.change(
+                name,
+                record=self._kernel.record_sum(name),
+                files={path: list(identity) for path, identity in files.items()},
+            )
+
+
+def _still_awaited(request: Request, machine: Machine) -> list[InstanceWish]:
+    """Instances that an earlier run has started and waited for in vain: this one is not content with less."""
+    found = []
+    for one in request.instances:
+        current = machine.instances.get(one.name)
+        if (
+            one.state == "started"
+            and current
+            and current.status == ACTIVE
+            and request.manner_of(one.name).waits
+        ):
+            awaited = current.awaited
+            if awaited and (awaited.get("id"), awaited.get("epoch")) == (current.id, current.epoch):
+                found.append(one)
+    return found
 
 
 def _wait_reasons(request: Request, machine: Machine) -> list[str]:
     """What cannot be waited for here."""
+    if not (machine.supported and machine.mounted):
+        return []
     waits = {
-        request.manners[one.name].wait
+        request.manner_of(one.name).wait
         for one in request.instances
         if one.state in ("started", "loaded", "present")
     }
@@ -108,36 +275,7 @@ def _wait_reasons(request: Request, machine: Machine) -> list[str]:
     return reasons
 
 
-def _change(
-    kernel: KernelFs, kerf_path: str, check_mode: bool, request: Request, plan: Plan, machine: Machine
-) -> Result:
-    from .apply import Applier
-    from .kerf import Kerf, words_of
-
-    kerf = Kerf.find(kerf_path, kernel)
-    if reasons := kerf.reasons():
-        raise Refused(*reasons)
-    wishes = {one.name: one for one in request.instances}
-    manners = request.manners
-    if check_mode:
-        commands = [
-            kerf.line(words_of(step, wishes.get(step.name), manners.get(step.name, Manner()).force))
-            for step in plan.steps
-        ]
-        return Result(plan, machine, plan.steps, commands)
-    applier = Applier(kernel, kerf, wishes, manners)
-    try:
-        applier.run(plan.steps)
-    except Failure as failure:
-        now = kernel.read()
-        failure.details["changed"] = bool(applier.done) or _view(now, plan) != plan.before
-        failure.details["steps"] = [step.text for step in applier.done]
-        failure.details["commands"] = kerf.commands
-        raise
-    return Result(plan, kernel.read(), tuple(applier.done), kerf.commands, applier.console)
-
-
-def _view(machine: Machine, plan: Plan) -> dict:
+def _view(machine: Machine, plan: Plan) -> dict[str, Any]:
     """What a plan is about, as it is now."""
     instances = plan.before["instances"]
     return {

@@ -6,13 +6,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import struct
+import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from typing import Any
 
+from ..common.errors import Pending
+from ..common.files import native, sha256
+from .machine import Instance
+from .notes import Identity
 from .wish import Image
 
 _ELF64_LITTLE = b"\x7fELF\x02\x01"
@@ -29,57 +33,62 @@ _INITRD_MAGICS = {
     b"\x02\x21\x4c\x18": "lz4",
     b"\x5d\x00\x00": "lzma",
 }
-_DOUBT = 2 * 10**9  # nanoseconds; clocks of file systems are coarse, and loading takes a while
+_DOUBT = 2 * 10**9  # nanoseconds; clocks of file systems are coarse: two changes may bear the same time
 
 
 class Images:
     """Reads each file once, and not at all when it is proved to be what kerf has loaded."""
 
     def __init__(self) -> None:
-        self._read: dict[tuple[Callable, str], Image | ValueError] = {}
+        self._read: dict[tuple[Callable[[str, bytes], Image], str], Image | ValueError] = {}
+        self.identities: dict[str, Identity] = {}  # of files that were read, and not changed just now
 
-    def kernel(self, path: str, record: Mapping, recorded: int) -> Image:
-        return self._look(read_kernel, path, record, recorded)
+    def kernel(self, path: str, current: Instance | None) -> Image:
+        return self._look(judge_kernel, "kernel", path, current, current.kernel if current else {})
 
-    def initrd(self, path: str, record: Mapping, recorded: int) -> Image:
-        return self._look(read_initrd, path, record, recorded)
+    def initrd(self, path: str, current: Instance | None) -> Image:
+        return self._look(judge_initrd, "initrd", path, current, current.initrd if current else {})
 
-    def _look(self, read: Callable[[str], Image], path: str, record: Mapping, recorded: int) -> Image:
-        if is_unchanged(path, record, recorded):
+    def _look(
+        self,
+        judge: Callable[[str, bytes], Image],
+        what: str,
+        path: str,
+        current: Instance | None,
+        record: Mapping[str, Any],
+    ) -> Image:
+        if current and is_unchanged(path, record, current.files.get(path)):
             return Image(path, record["size"], record["sha256"])
-        if (read, path) not in self._read:
+        if (judge, path) not in self._read:
             try:
-                self._read[read, path] = read(path)
+                data, identity = _read(what, path)
+                self._read[judge, path] = judge(path, data)
+                if identity:
+                    self.identities[path] = identity
             except ValueError as error:
-                self._read[read, path] = error
-        found = self._read[read, path]
+                self._read[judge, path] = error
+        found = self._read[judge, path]
         if isinstance(found, ValueError):
             raise found
         return found
 
 
-def is_unchanged(path: str, record: Mapping, recorded: int) -> bool:
+def is_unchanged(path: str, record: Mapping[str, Any], identity: Identity | None) -> bool:
     """Whether a file is what kerf noted when it loaded it, without reading it.
 
-    The time of its last change is set by the kernel alone, so nothing was written to it since, and no other
-    file was moved in its place. Behind a link there might be another, older file now.
+    It is if it still is the file that was once read and found to be that. The time of its last change is set
+    by the host's kernel alone, so that nothing was written to it since, and no other file took its place.
     """
-    if record.get("path") != path or not record.get("sha256") or os.path.realpath(path) != path:
+    if identity is None or record.get("path") != path or not record.get("sha256") or "size" not in record:
         return False
     try:
-        found = os.stat(path)
+        return _identity(native(path).stat()) == identity
     except OSError:
         return False
-    return (
-        stat.S_ISREG(found.st_mode)
-        and found.st_size == record.get("size")
-        and found.st_ctime_ns + _DOUBT < recorded
-    )
 
 
-def read_kernel(path: str) -> Image:
+def judge_kernel(path: str, data: bytes) -> Image:
     """An x86-64 vmlinux (ELF) or bzImage; ValueError says what else it is."""
-    data = _read("kernel", path)
     offset, magic = _BZIMAGE
     is_bzimage = data[offset : offset + len(magic)] == magic
     is_vmlinux = data.startswith(_ELF64_LITTLE) and _BANNER in data
@@ -87,26 +96,37 @@ def read_kernel(path: str) -> Image:
         raise ValueError(f"kernel {path} is neither an uncompressed vmlinux (64-bit ELF) nor a bzImage")
     if is_vmlinux and struct.unpack_from("<H", data, 18)[0] != _X86_64:
         raise ValueError(f"kernel {path} is not for x86-64")
-    return _image(path, data)
+    return Image(path, len(data), sha256(data))
 
 
-def read_initrd(path: str) -> Image:
+def judge_initrd(path: str, data: bytes) -> Image:
     """A cpio archive, plain or compressed with what Linux unpacks; ValueError says when it is not."""
-    data = _read("initrd", path)
     if not data.startswith(tuple(_INITRD_MAGICS)):
         raise ValueError(
             f"initrd {path} is not an initramfs: expected a newc cpio archive,"
             f" plain or compressed ({', '.join(sorted(set(_INITRD_MAGICS.values()) - {'cpio'}))})"
         )
-    return _image(path, data)
+    return Image(path, len(data), sha256(data))
 
 
-def _read(what: str, path: str) -> bytes:
+def _identity(found: os.stat_result) -> Identity:
+    return found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns
+
+
+def _read(what: str, path: str) -> tuple[bytes, Identity | None]:
+    """All of a file, and what tells whether it is changed later; None while that could go unnoticed."""
     try:
-        return Path(path).read_bytes()
+        # Not for ever, if somebody has put a pipe there.
+        descriptor = os.open(native(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            before = os.fstat(descriptor)
+            if not stat.S_ISREG(before.st_mode):
+                raise ValueError(f"{what} {path} cannot be read on the host: it is not a file")
+            data = file.read()
+            after = os.fstat(descriptor)
+    except FileNotFoundError as error:
+        raise ValueError(Pending(f"{what} {path} cannot be read on the host: {error.strerror}")) from error
     except OSError as error:
         raise ValueError(f"{what} {path} cannot be read on the host: {error.strerror}") from error
-
-
-def _image(path: str, data: bytes) -> Image:
-    return Image(path, len(data), hashlib.sha256(data).hexdigest())
+    settled = _identity(before) == _identity(after) and after.st_ctime_ns + _DOUBT < time.time_ns()
+    return data, _identity(after) if settled else None

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The only caller of kerf: argument lists, locks, time-outs. Whether a call worked, the kernel tells."""
+"""The only caller of kerf: argument lists, time-outs. Whether a call worked, the kernel tells."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ import contextlib
 import os
 import shlex
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from ..common.command import Done, run
 from ..common.errors import Failure
+from ..common.files import native, read_text
 from .kernelfs import KernelFs, Paths
 from .plan import Step
 from .versions import DEFAULT_KERF, kerf_reason
 from .wish import InstanceWish
 
-# Seconds. The kernel itself may wait 10 for a spawn to answer and 30 for it to halt; taking gigabytes from
-# a busy host can take a minute.
+# Seconds. The kernel itself may wait 10 for a spawn to answer; taking gigabytes from a busy host can take a
+# minute. How long a spawn may take to halt is an option.
 TIMEOUT = 120
-HALT_TIMEOUT = 60
 
 _LOCK_BUSY = "Could not acquire lock"
 
@@ -34,45 +35,11 @@ class KerfError(Failure):
     """A call without the effect it should have had."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a call of kerf said; rc None when it was stopped for taking too long."""
-
-    cmd: str
-    rc: int | None
-    stdout: str = ""
-    stderr: str = ""
-
-
-def run_argv(argv: Sequence[str], timeout: float) -> Outcome:
-    """Run a command without a shell and without input, in a locale that kerf can print in."""
-    env = {**os.environ, "LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "utf-8"}
-    cmd = shlex.join(argv)
-    process = subprocess.Popen(
-        argv,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        close_fds=False,  # it holds the host's lock as long as it runs
-        encoding="utf-8",
-        errors="replace",
-    )
-    try:
-        stdout, stderr = process.communicate(timeout=timeout)
-        return Outcome(cmd, process.returncode, stdout, stderr)
-    except subprocess.TimeoutExpired:
-        process.terminate()  # never SIGKILL: kerf would leave its lock behind
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=5)
-        return Outcome(cmd, None, stderr=f"no answer within {timeout:g} s")
-
-
 class KernelLog:
     """The kernel's messages since this object was made: only they tell why a transaction failed."""
 
     def __init__(self, paths: Paths):
-        self._fd = None
+        self._fd: int | None = None
         with contextlib.suppress(OSError):
             self._fd = os.open(paths.kernel_log, os.O_RDONLY | os.O_NONBLOCK)
             os.lseek(self._fd, 0, os.SEEK_END)
@@ -143,15 +110,14 @@ class Kerf:
 
     path: str
     kernel: KernelFs
-    run: Callable[[Sequence[str], float], Outcome] = run_argv
-    outcomes: list[Outcome] = field(default_factory=list)
+    calls: list[Done] = field(default_factory=list)
 
     @classmethod
     def find(cls, path: str, kernel: KernelFs) -> Kerf:
         """The kerf at the path, or when that is the default and empty, the one in PATH."""
-        if path == DEFAULT_KERF and not Path(path).exists():
+        if path == DEFAULT_KERF and not native(path).exists():
             path = shutil.which("kerf") or path
-        return cls(path, kernel, run_argv)
+        return cls(path, kernel)
 
     def line(self, words: Sequence[str]) -> str:
         """As typed into a shell."""
@@ -159,7 +125,7 @@ class Kerf:
 
     @property
     def commands(self) -> list[str]:
-        return [outcome.cmd for outcome in self.outcomes]
+        return [done.cmd for done in self.calls]
 
     def reasons(self) -> list[str]:
         """Why this kerf cannot be used."""
@@ -167,44 +133,50 @@ class Kerf:
         version = self._installed_version()
         if version is None:
             try:
-                outcome = self.run([self.path, "--version"], TIMEOUT)
+                done = self.run([self.path, "--version"], TIMEOUT)
             except OSError as error:
                 return [f"kerf cannot be run from {self.path} ({error.strerror}): {remedy}"]
-            words = outcome.stdout.split()
-            if outcome.rc != 0 or not words:
-                return [f"{self.path} --version failed ({(outcome.stderr.strip() or outcome.rc)}): {remedy}"]
+            words = done.stdout.split()
+            if done.rc != 0 or not words:
+                said = done.stderr.strip().splitlines() or [f"it ended with {done.rc} and said nothing"]
+                return [f"{self.path} --version failed ({said[-1]}): {remedy}"]
             version = words[-1]
         reason = kerf_reason(version)
         return [f"kerf {version} at {self.path} cannot be used, {reason}: {remedy}"] if reason else []
 
+    def run(self, argv: Sequence[str], timeout: float) -> Done:
+        """It holds the host's lock as long as it runs, and is never killed, or its own would stay behind."""
+        return run(argv, timeout, inherit=True, kill=False)
+
     def _installed_version(self) -> str | None:
         """As the virtual environment of a kerf notes it: to ask kerf itself takes as long as a step."""
-        tool = Path(self.path)
+        tool = native(self.path)
         notes = [*tool.parent.parent.glob("lib/python3*/site-packages/kerf_multikernel-*.dist-info")]
         if len(notes) != 1 or not os.access(tool, os.X_OK) or tool.is_symlink():
             return None
         return notes[0].name.removesuffix(".dist-info").partition("-")[2]
 
-    def call(self, words: Sequence[str], timeout: float = TIMEOUT) -> Outcome:
-        outcome = self.run([self.path, *words], timeout)
-        self.outcomes.append(outcome)
-        if outcome.rc and _LOCK_BUSY in outcome.stderr and self._drop_stale_locks():
-            outcome = self.run([self.path, *words], timeout)
-            self.outcomes.append(outcome)
-        return outcome
+    def call(self, words: Sequence[str], timeout: float = TIMEOUT) -> Done:
+        done = self.run([self.path, *words], timeout)
+        self.calls.append(done)
+        if done.rc and _LOCK_BUSY in done.stderr and self._drop_stale_locks():
+            done = self.run([self.path, *words], timeout)
+            self.calls.append(done)
+        return done
 
     def forget(self, name: str) -> None:
         """What kerf delete leaves behind of an instance that was loaded from a container image."""
         paths = self.kernel.paths
         mounted, extracted = paths.kerf_files(name)
         if mounted.is_dir():
-            if str(mounted) in paths.at("/proc/mounts").read_text(encoding="utf-8").split():
+            if str(mounted) in read_text(paths.at("/proc/mounts")).split():
                 self.run(["umount", str(mounted)], TIMEOUT)
             with contextlib.suppress(OSError):
                 mounted.rmdir()
         if extracted.is_dir():
             shutil.rmtree(extracted, ignore_errors=True)
         paths.record(name).unlink(missing_ok=True)
+        self.kernel.notes.forget(name)
 
     def _drop_stale_locks(self) -> bool:
         """kerf's lock is a bare file without an owner: it is stale when no kerf runs."""
@@ -233,18 +205,22 @@ class Attempt:
         self._log = KernelLog(kernel.paths)
         self._known = kernel.transactions()
 
-    def details(self, outcome: Outcome) -> dict:
+    def details(self, done: Done | None) -> dict[str, Any]:
         """What kerf said, and what the kernel made of it."""
         transactions = {
             f"tx_{number}": self._kernel.transaction(number)
             for number in sorted(self._kernel.transactions() - self._known)
         }
-        return {**asdict(outcome), "transactions": transactions, "kernel_log": self._log.lines()}
+        return {
+            **(done.details() if done else {}),
+            "transactions": transactions,
+            "kernel_log": self._log.lines(),
+        }
 
-    def failure(self, message: str, outcome: Outcome) -> KerfError:
-        details = self.details(outcome)
+    def failure(self, message: str, done: Done) -> KerfError:
+        details = self.details(done)
         parts = [message]
-        if complaint := outcome.stderr.strip().splitlines():
+        if complaint := done.stderr.strip().splitlines():
             # An error comes first and hints follow; a traceback ends with the error.
             parts.append(f"kerf: {complaint[-1 if complaint[0].startswith('Traceback') else 0]}")
         if details["kernel_log"]:

@@ -16,12 +16,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..common.cpuset import parse_cpus
 from ..common.errors import Failure
+from ..common.files import sha256
 from ..common.lock import HOST_LOCK
 from .fdt import Node, parse_fdt
 from .machine import DEFAULT_GRANULE, HOST_ID, Chunk, Instance, Machine, Pool, Region
+from .notes import Notes, identities
 from .topology import (
     OnlineCpu,
     Topology,
@@ -70,6 +73,11 @@ class Paths:
     @property
     def lock(self) -> Path:
         return self.at(HOST_LOCK)
+
+    @property
+    def notes(self) -> Path:
+        """Of ours: see notes."""
+        return self.at("/run/mkops/instances")
 
     def record(self, name: str) -> Path:
         """kerf's note of what it loaded."""
@@ -181,6 +189,18 @@ class KernelFs:
     def __init__(self, paths: Paths | None = None):
         self.paths = paths or Paths()
 
+    @property
+    def privileged(self) -> bool:
+        return os.geteuid() == 0
+
+    @property
+    def boot_id(self) -> str:
+        return _text(self.paths.at("/proc/sys/kernel/random/boot_id")).strip()
+
+    @property
+    def notes(self) -> Notes:
+        return Notes(self.paths.notes, self.boot_id)
+
     def read(self) -> Machine:
         try:
             return self._read()
@@ -199,11 +219,11 @@ class KernelFs:
         uptime = float(_text(at("/proc/uptime")).split()[0])
         return Machine(
             release=_text(at("/proc/sys/kernel/osrelease")).strip() or platform.release(),
-            boot_id=_text(at("/proc/sys/kernel/random/boot_id")).strip(),
+            boot_id=self.boot_id,
             uptime=uptime,
             supported="multikernel" in _text(at("/proc/filesystems")).split(),
             mounted=mounted,
-            privileged=os.geteuid() == 0,
+            privileged=self.privileged,
             topology=self._topology(pool, pool_logical),
             node_memory=self._node_memory(),
             memory_total=meminfo["MemTotal"],
@@ -226,6 +246,11 @@ class KernelFs:
         """How often an instance was started, None when the kernel does not tell."""
         text = _text(self.paths.multikernel / "instances" / name / "epoch").strip()
         return int(text) if text else None
+
+    def exit_reason(self, name: str) -> str | None:
+        """How an instance has ended, None when it has not or the kernel does not tell."""
+        text = _text(self.paths.multikernel / "instances" / name / "exit_reason").strip()
+        return text if text not in ("", "none") else None
 
     def heartbeat_age(self, name: str) -> int | None:
         """Milliseconds since the last sign of life, None when there is none or the kernel does not tell."""
@@ -336,6 +361,7 @@ class KernelFs:
         cmdlines = parse_kimage(_text(kimage))
         tells_cmdline = kimage.exists()
         booted = time.time_ns() - int(uptime * 1e9)
+        notes = self.notes
         found = {}
         for path in sorted((self.paths.multikernel / "instances").glob("*/id")):
             at = path.parent
@@ -345,7 +371,8 @@ class KernelFs:
                 continue  # gone since the directory was listed
             resources = self._tree(at / "device_tree").find("/resources")
             status = self.status(name) or "unknown"
-            record, recorded = self._record(name, booted) if status in ("loaded", "active") else ({}, 0)
+            note = notes.read(name) if status in ("loaded", "active") else {}
+            record = self._record(name, booted, note) if status in ("loaded", "active") else {}
             cpus = read_cpus(resources, "cpus")
             boot = resources.cells("boot-cpu", 8) or cpus
             stats = parse_stats(_text(at / "stats")) if interface.tells_exit else {}
@@ -356,9 +383,10 @@ class KernelFs:
                 cpus=cpus,
                 boot_cpu=boot[0] if len(boot) == 1 else None,
                 memory=resources.cell("memory-bytes", 8),
-                kernel=record.get("kernel") or {},
-                initrd=record.get("initrd") or {},
-                recorded=recorded,
+                kernel=_dictionary(record.get("kernel")),
+                initrd=_dictionary(record.get("initrd")),
+                files=identities(note) if record else {},
+                awaited=_dictionary(note.get("awaited")),
                 cmdline=cmdlines.get(instance_id, "") if tells_cmdline else None,
                 exit_reason=_text(at / "exit_reason").strip() or None if interface.tells_exit else None,
                 epoch=self.epoch(name) if interface.tells_exit else None,
@@ -366,14 +394,27 @@ class KernelFs:
             )
         return found
 
-    def _record(self, name: str, booted: int) -> tuple[dict, int]:
-        """What kerf notes about the image it loaded, and when; the kernel itself does not know the file.
+    def _record(self, name: str, booted: int, note: Mapping[str, Any]) -> dict[str, Any]:
+        """What kerf notes about the image it loaded; the kernel itself does not know the file.
 
-        A note from before the host booted is about an image that is long gone.
+        A record from before the host booted is about an image that is long gone. Our own note tells which one
+        is of this boot. For what was loaded by hand there is none at first, and the host's clock has to tell.
         """
         path = self.paths.record(name)
         try:
-            recorded = path.stat().st_mtime_ns
-            return (json.loads(path.read_text(encoding="utf-8")), recorded) if recorded > booted else ({}, 0)
+            data = path.read_bytes()
+            if note.get("record") != sha256(data) and path.stat().st_mtime_ns <= booted:
+                return {}
+            return _dictionary(json.loads(data))
         except (OSError, ValueError):
-            return {}, 0
+            return {}
+
+    def record_sum(self, name: str) -> str | None:
+        """What tells kerf's record of an instance from another one; None when there is none."""
+        with contextlib.suppress(OSError):
+            return sha256(self.paths.record(name).read_bytes())
+        return None
+
+
+def _dictionary(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

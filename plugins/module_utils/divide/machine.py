@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..common.size import MIB
 from .topology import Topology
@@ -93,7 +94,9 @@ class Instance:
     epoch: int | None = None
     stats: Mapping[str, int] = field(default_factory=dict)
     boot_cpu: int | None = None  # that it starts on and cannot give up while it runs; None: not told
-    recorded: int = 0  # when kerf made its record, in nanoseconds
+    # From our note of it, if there is one of this boot:
+    files: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # identities of its image files
+    awaited: Mapping[str, Any] = field(default_factory=dict)  # its start, when it was not up yet
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from .console import Awaited, Console, ConsoleError
 from .kernelfs import KernelFs
@@ -22,6 +23,7 @@ ALIVE = 2000  # milliseconds; a spawned kernel gives a sign of life every second
 _AGENT_PORT = 1023
 _RESERVED_PORTS = range(1023, 511, -1)
 _SET_TRANSPORT, _MULTIKERNEL = 9, 1
+_TAIL = 2000  # characters of a console by which a place in it is found again
 
 
 @contextlib.contextmanager
@@ -58,35 +60,68 @@ def agent_answers(instance_id: int, patience: float) -> bool:
         return False
 
 
-class Watch:
-    """One instance from just before its start until it is up."""
+def place_after(said: str) -> dict[str, Any]:
+    """Where a console is when it has said so much, for since()."""
+    return {"length": len(said), "tail": said[-_TAIL:]}
 
-    def __init__(self, kernel: KernelFs, name: str, instance_id: int, manner: Manner, stack):
+
+def since(place: Mapping[str, Any], said: str) -> str:
+    """What of it came after that place. A console only keeps its latest output."""
+    length, tail = place.get("length"), place.get("tail")
+    if not isinstance(length, int) or not isinstance(tail, str) or not tail:
+        return said
+    if said[:length].endswith(tail) and len(said) >= length:
+        return said[length:]
+    _before, found, after = said.rpartition(tail)
+    return after if found else said
+
+
+class Watch:
+    """One instance, from just before its start or when it is waited for again, until it is up."""
+
+    def __init__(
+        self,
+        kernel: KernelFs,
+        name: str,
+        instance_id: int,
+        manner: Manner,
+        stack: contextlib.ExitStack,
+        again: Mapping[str, Any] | None = None,
+    ):
         self.name = name
         self.output = ""
+        self.place: dict[str, Any] = {}
         self._kernel = kernel
         self._id = instance_id
         self._manner = manner
         self._deadline = 0.0
         self._awaited: Awaited | None = None
         self._console: Console | None = None
+        self._epoch: int | None = None
         if manner.wait_for is not None:
             # Before the start, because some kernels drop what nobody reads.
             self._console = stack.enter_context(Console(kernel.paths, instance_id))
-            self._console.history()
+            said = self._console.history()
+            self.place = dict(again) if again is not None else place_after(said)
+            self.output = since(self.place, said) if again is not None else ""
 
     def begin(self) -> None:
         """It was started: the time runs."""
         timeout = self._manner.timeout
         self._deadline = time.monotonic() + timeout
-        if self._console is not None:
-            self._awaited = Awaited(self._console, compile_pattern(self._manner.wait_for), timeout)
+        self._epoch = self._kernel.epoch(self.name)
+        if self._console is not None and self._manner.wait_for is not None:
+            pattern = compile_pattern(self._manner.wait_for)
+            self._awaited = Awaited(self._console, pattern, timeout, self.output)
 
     def is_up(self, patience: float) -> bool:
         """Look once. ConsoleError when it will not come up any more."""
         living = self._kernel.status(self.name) == ACTIVE
         if self._awaited is not None:
-            text = self._awaited.look(patience, living)
+            try:
+                text = self._awaited.look(patience, living)
+            except ConsoleError as error:
+                raise ConsoleError(f"{error}{self._ending(living)}", error.output) from error
             if text is None:
                 return False
             self.output = text
@@ -101,14 +136,27 @@ class Watch:
             if age is not None and age < ALIVE:
                 return True
         if not living:
-            raise ConsoleError(f"the instance stopped before there was a sign of its {wait}", self._last())
+            raise ConsoleError(
+                f"the instance stopped before there was a sign of its {wait}{self._ending(living)}",
+                self._last(),
+            )
         if time.monotonic() > self._deadline:
             raise ConsoleError(
-                f"there was no sign of its {wait} within {self._manner.timeout:g} s", self._last()
+                f"there was no sign of its {wait} within {self._manner.timeout:g} s{self._ending(living)}",
+                self._last(),
             )
         if wait != "agent":
             time.sleep(min(patience, 0.1))
         return False
+
+    def _ending(self, living: bool) -> str:
+        """How it ended, or that somebody else has meddled: while one waits, others may change the host."""
+        if self._kernel.status(self.name) is None:
+            return "; another run has removed it meanwhile"
+        if self._kernel.epoch(self.name) != self._epoch:
+            return "; another run has started it anew meanwhile"
+        reason = self._kernel.exit_reason(self.name)
+        return f" ({reason})" if reason and not living else ""
 
     def _last(self) -> str:
         """What it said, for those who look for a reason."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ..common.size import format_size
 from .machine import ABSENT, ACTIVE, EMPTY, FAILED, LOADED, READY, Instance, Machine
 from .memory import Memory
+from .options import differences
 from .views import cpu_list, describe_instance, pool_view
 from .wish import InstanceWish, Wish
 
@@ -53,24 +54,6 @@ def transition(
             floor = 0
     down = [_DOWN[level][0] for level in range(have, floor, -1)]
     return (*down, *(_UP[level][0] for level in range(floor + 1, goal + 1)))
-
-
-def image_changes(wish: InstanceWish, current: Instance) -> list[str]:
-    """How the loaded image differs from the wished one. What is not proved the same counts as different."""
-    if wish.kernel is None or current.status not in (LOADED, ACTIVE):
-        return []
-    changes = []
-    pairs = ("kernel", wish.kernel, current.kernel), ("initrd", wish.initrd, current.initrd)
-    for what, image, record in pairs:
-        if image is None and record:
-            changes.append(f"{what} {record.get('path')} is loaded and none is wanted")
-        elif image and not record:
-            changes.append(f"no record tells which {what} is loaded, wanted is {image.path}")
-        elif image and image.sha256 != record.get("sha256"):
-            changes.append(f"{what} {image.path} has changed since it was loaded")
-    if current.cmdline is not None and current.cmdline.split() != wish.full_cmdline.split():
-        changes.append(f"the command line is '{current.cmdline}', wanted is '{wish.full_cmdline}'")
-    return changes
 
 
 def stays_ended(wish: InstanceWish, current: Instance) -> bool:
@@ -154,7 +137,7 @@ class Building:
             if name in self.reloaded:
                 for key in ("kernel", "initrd"):
                     image = getattr(wish, key)
-                    view[key] = {"path": image.path, "sha256": image.sha256} if image else None
+                    view[key] = {"path": image.path, "sha256": image.sha256 or None} if image else None
                 view["cmdline"] = wish.full_cmdline if machine.tells_cmdline else None
             else:
                 old = describe_instance(machine, machine.instances[name])
@@ -233,7 +216,7 @@ class Building:
             steps = transition(ABSENT, one.state, one.kernel is not None)
             self._check_load(one, steps, None)
             return steps
-        changes = image_changes(one, current)
+        changes = differences(one, current, "load")
         if one.name not in self.anew and (why := self._needs_anew(one, current)):
             self.anew[one.name] = why
         anew = self.anew.get(one.name)
@@ -279,8 +262,8 @@ class Building:
         machine = self.machine
         if current.status == FAILED:
             return "the kernel says that it failed"
-        if one.id is not None and one.id != current.id:
-            return f"its id is {current.id}, wanted is {one.id}"
+        for why in differences(one, current, "anew"):
+            return why
         if machine.interface.resizes:
             return None
         target = self.targets.cpus.get(one.name, current.cpus)

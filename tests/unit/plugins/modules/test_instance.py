@@ -10,6 +10,7 @@ import time
 import pytest
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import apply as _apply
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide import image as _image
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import kerf as _kerf
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import ready as _ready
 from ansible_collections.mkops.multikernel.plugins.modules import instance
@@ -136,43 +137,75 @@ def test_two_instances(pooled, run_module, wish):
     assert (other["instance"]["cpus"], other["instance"]["id"]) == ([3], 9)
 
 
-@pytest.mark.parametrize("check", [True, False])
-@pytest.mark.parametrize(
-    ("other", "words"),
-    [
-        ({"name": "a/b"}, ["name 'a/b' is not usable"]),
-        ({"name": ".."}, ["name '..' is not usable"]),
-        ({"cpus": "2,2"}, ["CPU 2 is listed twice"]),
-        ({"cpus": 0}, ["CPU 0 is the boot CPU"]),
-        ({"cpus": 1}, ["CPU 1 is not in the pool"]),
-        ({"cpus": 7}, ["CPU 7 does not exist"]),
-        ({"cpus": 3}, ["CPU 3 is already lent to instance old"]),
-        ({"memory": "1T"}, ["1 TiB wanted"]),
-        ({"memory": "1.1M"}, ["'1.1M' is not a whole number of bytes"]),
-        ({"memory": "100001K"}, ["not a multiple of the page size"]),
-        ({"memory": "-5"}, ["'-5' is not a size"]),
-        ({"kernel": "/no/such"}, ["kernel /no/such cannot be read"]),
-        ({"initrd": "/no/such"}, ["initrd /no/such cannot be read"]),
-        ({"kernel": "/etc/passwd"}, ["kernel /etc/passwd is neither"]),
-        ({"initrd": "/etc/passwd"}, ["initrd /etc/passwd is not an initramfs"]),
-        ({"id": 0}, ["id 0 is out of range"]),
-        ({"id": 5}, ["id 5 is taken by instance old"]),
-        ({"wait_for": "("}, ["wait_for: '(' is not a regular expression"]),
-        (
-            {"cpus": "0,x", "memory": "1X", "kernel": "/no", "initrd": "/no", "name": "-"},
-            ["name '-'", "'x' is neither", "'1X' is not", "kernel /no", "initrd /no"],
-        ),
-    ],
-)
-def test_bad_input_changes_nothing(pooled, run_module, wish, other, words, check):
+WRONG_IN_ITSELF = [
+    ({"name": "a/b"}, ["name 'a/b' is not usable"]),
+    ({"name": ".."}, ["name '..' is not usable"]),
+    ({"cpus": "2,2"}, ["CPU 2 is listed twice"]),
+    ({"cpus": 0}, ["CPU 0 is the boot CPU"]),
+    ({"cpus": 7}, ["CPU 7 does not exist"]),
+    ({"memory": "1T"}, ["1 TiB wanted"]),
+    ({"memory": "1.1M"}, ["'1.1M' is not a whole number of bytes"]),
+    ({"memory": "100001K"}, ["not a multiple of the page size"]),
+    ({"memory": "-5"}, ["'-5' is not a size"]),
+    ({"kernel": "/etc/passwd"}, ["kernel /etc/passwd is neither"]),
+    ({"initrd": "/etc/passwd"}, ["initrd /etc/passwd is not an initramfs"]),
+    ({"id": 0}, ["id 0 is out of range"]),
+    ({"wait_for": "("}, ["wait_for: '(' is not a regular expression"]),
+    (
+        {"cpus": "0,x", "memory": "1X", "kernel": "/etc", "initrd": "/etc", "name": "-"},
+        ["name '-'", "'x' is neither", "'1X' is not", "kernel /etc", "initrd /etc"],
+    ),
+]
+# Earlier tasks of the same play may add a CPU to the pool, remove an instance, copy a file.
+FOR_EARLIER_TASKS = [
+    ({"cpus": 1}, ["CPU 1 is not in the pool"]),
+    ({"cpus": 3}, ["CPU 3 is already lent to instance old"]),
+    ({"kernel": "/no/such"}, ["kernel /no/such cannot be read"]),
+    ({"initrd": "/no/such"}, ["initrd /no/such cannot be read"]),
+    ({"id": 5}, ["id 5 is taken by instance old"]),
+    ({"memory": "512M"}, ["512 MiB wanted for web, but of the pool's 512 MiB only 448 MiB are free"]),
+    ({"cpus": None, "cpu_count": 2}, ["2 wanted for web, but the pool has 1 free"]),
+]
+
+
+@pytest.fixture
+def with_another(pooled):
     pooled.instances["old"] = FakeInstance(5, [6], POOL_BASE, 64 * MIB)
     pooled.sync()
-    before = pooled.snapshot()
-    result = run_module(instance, pooled, _check=check, state="started", **{**wish, **other})
+    return pooled
+
+
+@pytest.mark.parametrize(
+    ("check", "other", "words"),
+    [
+        *((True, *case) for case in WRONG_IN_ITSELF),
+        *((False, *case) for case in WRONG_IN_ITSELF + FOR_EARLIER_TASKS),
+    ],
+)
+def test_bad_input_changes_nothing(with_another, run_module, wish, other, words, check):
+    before = with_another.snapshot()
+    result = run_module(instance, with_another, _check=check, state="started", **{**wish, **other})
     assert result["failed"]
     assert all(any(word in reason for reason in result["reasons"]) for word in words), result["reasons"]
-    assert pooled.snapshot() == before
-    assert pooled.changes == []
+    assert with_another.snapshot() == before
+    assert with_another.changes == []
+
+
+@pytest.mark.parametrize(("other", "words"), FOR_EARLIER_TASKS)
+def test_check_mode_says_what_depends_on_earlier_tasks(with_another, run_module, wish, other, words):
+    """What cannot be yet is not refused, but told; what would be done is known all the same."""
+    before = with_another.snapshot()
+    result = run_module(instance, with_another, _check=True, state="started", **{**wish, **other})
+    assert not result.get("failed")
+    assert result["changed"]
+    assert [any(word in reason for reason in result["depends"]) for word in words] == [True]
+    assert all(any(reason in text for text in result["warnings"]) for reason in result["depends"])
+    assert result["steps"] == ["create", "load", "start"]
+    assert result["diff"]["before"] == {}
+    assert result["diff"]["after"]["state"] == "active"
+    assert [command.split()[1] for command in result["commands"]] == ["create", "load", "start"]
+    assert with_another.snapshot() == before
+    assert with_another.changes == []
 
 
 def test_cpu_count_must_be_positive(pooled, run_module):
@@ -218,11 +251,11 @@ def test_an_instance_that_does_not_halt(pooled, run_module, wish):
 def test_an_error_of_kerf_is_no_error_when_the_kernel_did_it(pooled, run_module, wish, monkeypatch):
     """kerf fails after the fact when it cannot write its notes or print its check mark."""
 
-    def grumble(argv, timeout):
-        outcome = pooled.run(argv, timeout)
-        return outcome if argv[1] == "--version" else type(outcome)(outcome.cmd, 1, "", "Traceback")
+    def grumble(argv, timeout, **_manner):
+        done = pooled.run(argv, timeout)
+        return done if argv[1] == "--version" else type(done)(done.argv, 1, "", "Traceback")
 
-    monkeypatch.setattr(_kerf, "run_argv", grumble)
+    monkeypatch.setattr(_kerf, "run", grumble)
     assert run_module(instance, pooled, state="started", **wish)["instance"]["state"] == "active"
 
 
@@ -480,13 +513,63 @@ def test_restart_policies_need_to_know_the_end(make_host, run_module, wish):
 # Provenance
 
 
-def test_a_file_that_is_proved_the_same_is_not_read(pooled, run_module, wish, monkeypatch, tmp_path):
+@pytest.fixture
+def settled(monkeypatch):
+    """Files of a test have just been made, which is too late for a proof."""
+    monkeypatch.setattr(_image, "_DOUBT", -(10**9))
+
+
+def no_reading(_what, path):
+    raise AssertionError(f"{path} was read")
+
+
+def test_a_file_that_is_proved_the_same_is_not_read(pooled, run_module, wish, monkeypatch, settled):
     run_module(instance, pooled, state="started", **wish)
-    later = time.time() + 60
-    os.utime(pooled.root / "var/lib/kerf/instances/web.json", (later, later))
-    monkeypatch.setattr("hashlib.sha256", None)
+    monkeypatch.setattr(_image, "_read", no_reading)
     assert not run_module(instance, pooled, state="started", **wish)["changed"]
-    monkeypatch.undo()
+
+
+def test_what_was_loaded_by_hand_is_proved_once(pooled, run_module, wish, monkeypatch, settled):
+    for words in (CREATE, load(wish), ["start", "web"]):
+        pooled.run(["kerf", *words], 1)
+    assert not run_module(instance, pooled, _check=True, state="started", **wish)["changed"]
+    assert not run_module(instance, pooled, state="started", **wish)["changed"]
+    monkeypatch.setattr(_image, "_read", no_reading)
+    assert not run_module(instance, pooled, state="started", **wish)["changed"]
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+@pytest.mark.parametrize("step", [-7200, 3600, 10**7])
+def test_a_step_of_the_clock_changes_nothing(pooled, run_module, wish, monkeypatch, by_hand, step):
+    """The record of what is loaded seems to be from before the boot, or from the future."""
+    if by_hand:
+        for words in (CREATE, load(wish), ["start", "web"]):
+            pooled.run(["kerf", *words], 1)
+    run_module(instance, pooled, state="started", **wish)
+    real = time.time_ns
+    monkeypatch.setattr("time.time_ns", lambda: real() + step * 10**9)
+    assert not run_module(instance, pooled, state="started", **wish)["changed"]
+
+
+@pytest.mark.parametrize("step", [-7200, 0, 3600])
+def test_a_record_of_a_former_boot_proves_nothing_whatever_the_clock_says(
+    pooled, run_module, wish, monkeypatch, step
+):
+    run_module(instance, pooled, state="started", **wish)
+    pooled.write("/proc/sys/kernel/random/boot_id", "22222222-2222-3333-4444-555555555555\n")
+    os.utime(pooled.root / "var/lib/kerf/instances/web.json", (1, 1))
+    real = time.time_ns
+    monkeypatch.setattr("time.time_ns", lambda: real() + step * 10**9)
+    refused = run_module(instance, pooled, state="started", **wish)
+    assert "no record tells which kernel is loaded" in refused["msg"]
+
+
+def test_another_record_than_the_noted_one_is_judged_by_the_clock(pooled, run_module, wish):
+    run_module(instance, pooled, state="started", **wish)
+    record = pooled.root / "var/lib/kerf/instances/web.json"
+    record.write_bytes(record.read_bytes() + b" ")
+    os.utime(record, (1, 1))
+    assert "no record tells" in run_module(instance, pooled, state="started", **wish)["msg"]
 
 
 def test_an_instance_loaded_by_others_is_adopted(pooled, run_module, wish):

@@ -172,14 +172,16 @@ def test_unfit_hosts(make_host, run_module, traits, word):
 
 
 def test_kerf_missing(host, run_module, monkeypatch):
-    def missing(_argv, _timeout):
+    def missing(_argv, _timeout, **_manner):
         raise FileNotFoundError(2, "No such file or directory")
 
-    monkeypatch.setattr(
-        "ansible_collections.mkops.multikernel.plugins.module_utils.divide.kerf.run_argv", missing
-    )
-    result = run_module(pool, host, _check=True, **WISH)
-    assert "kerf cannot be run from" in result["msg"]
+    monkeypatch.setattr("ansible_collections.mkops.multikernel.plugins.module_utils.divide.kerf.run", missing)
+    assert "kerf cannot be run from" in run_module(pool, host, **WISH)["msg"]
+    # The role host may come first in the same play.
+    check = run_module(pool, host, _check=True, **WISH)
+    assert check["changed"]
+    assert check["depends"][0].startswith("kerf cannot be run from")
+    assert any("kerf cannot be run from" in warning for warning in check["warnings"])
 
 
 def test_all_reasons_at_once(make_host, run_module):
@@ -195,7 +197,7 @@ def test_what_the_kernel_refuses_is_explained(host, run_module):
     )
     result = run_module(pool, host, **WISH)
     assert result["failed"]
-    assert "the pool is now empty instead of" in result["msg"]
+    assert "the pool has no CPUs and no memory instead of CPUs 2-3 and 512 MiB on node 0" in result["msg"]
     assert not result["changed"]
     assert (result["rc"], result["transactions"], result["kernel_log"]) == (
         1,
@@ -212,7 +214,7 @@ def test_half_of_a_wish_is_a_failure_although_kerf_is_content(host, run_module):
     host.after["init"] = shortfall
     result = run_module(pool, host, **WISH)
     assert result["failed"]
-    assert "{'cpus': '2'" in result["msg"]
+    assert "the pool has CPUs 2 and 512 MiB on node 0 instead of CPUs 2-3 and 512 MiB" in result["msg"]
     assert result["changed"]
 
 

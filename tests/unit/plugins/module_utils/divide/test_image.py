@@ -7,16 +7,26 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import time
+import subprocess
+import sys
 
 import pytest
 
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Pending
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide import image as _image
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.image import (
     Images,
     is_unchanged,
-    read_initrd,
-    read_kernel,
 )
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.machine import Instance
+
+
+def read_kernel(path):
+    return Images().kernel(path, None)
+
+
+def read_initrd(path):
+    return Images().initrd(path, None)
 
 
 def test_vmlinux(vmlinux):
@@ -70,57 +80,136 @@ def test_not_an_initrd(tmp_path, content):
 
 @pytest.mark.parametrize("read", [read_kernel, read_initrd])
 def test_unreadable(tmp_path, read):
-    with pytest.raises(ValueError, match=r"none cannot be read on the host: No such file"):
+    with pytest.raises(ValueError, match=r"none cannot be read on the host: No such file") as error:
         read(str(tmp_path / "none"))
-    with pytest.raises(ValueError, match="cannot be read on the host: Is a directory"):
+    assert isinstance(error.value.args[0], Pending)  # an earlier task may bring it
+    with pytest.raises(ValueError, match="cannot be read on the host: Is a directory") as error:
         read(str(tmp_path))
+    assert not isinstance(error.value.args[0], Pending)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cannot be read on the host: Not a directory"):
+        read(str(tmp_path / "file" / "below"))
 
 
-def record(path, **other):
-    found = {"path": str(path), "size": path.stat().st_size, "sha256": "as recorded"}
-    return {**found, **other}
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="it is not a file"):
+        read_kernel(str(tmp_path / "pipe"))
 
 
-def test_what_was_loaded_since_the_last_change_is_not_read(vmlinux, tmp_path):
-    later = time.time_ns() + 60 * 10**9
-    assert is_unchanged(str(vmlinux), record(vmlinux), later)
-    assert Images().kernel(str(vmlinux), record(vmlinux), later).sha256 == "as recorded"
+@pytest.mark.parametrize("name", ["größe", "ядро", "\udcff\udcfe"])
+def test_names_of_files_are_utf8_in_any_locale(vmlinux, tmp_path, name):
+    """With a locale of another encoding, Python would look for a file of another name, or give up."""
+    path = tmp_path / name
+    os.link(vmlinux, os.fsencode(path))
+    code = (
+        "import os, sys\n"
+        "from ansible_collections.mkops.multikernel.plugins.module_utils.divide.image import Images\n"
+        "path = os.fsencode(sys.argv[1]).decode('utf-8', 'surrogateescape')\n"
+        "print(sys.getfilesystemencoding(), Images().kernel(path, None).size)\n"
+        "try:\n"
+        "    Images().kernel(path + chr(223), None)\n"
+        "except ValueError as error:\n"
+        "    print(ascii(error.args[0]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-c", code, os.fsencode(path)],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), "LC_ALL": "C"}
+        | {"PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = done.stdout.splitlines()
+    assert said[0] == f"ascii {vmlinux.stat().st_size}"
+    assert said[1].endswith("cannot be read on the host: No such file or directory'")
+
+
+@pytest.fixture(autouse=True)
+def _settled(monkeypatch):
+    """Files of a test have just been made."""
+    monkeypatch.setattr(_image, "_DOUBT", -(10**9))
+
+
+def loaded(file, sha256="as recorded", **other):
+    """An instance whose kernel is proved to be a file as it is now."""
+    images = Images()
+    image = images.kernel(str(file), None)
+    record = {"path": str(file), "size": image.size, "sha256": sha256, **other}
+    return Instance("web", 1, "active", kernel=record, files=dict(images.identities))
+
+
+def test_a_file_that_was_proved_to_be_what_is_loaded_is_not_read(vmlinux):
+    one = loaded(vmlinux)
+    assert is_unchanged(str(vmlinux), one.kernel, one.files[str(vmlinux)])
+    assert Images().kernel(str(vmlinux), one).sha256 == "as recorded"
 
 
 @pytest.mark.parametrize(
     "doubt",
-    [
-        lambda path: (record(path), time.time_ns()),  # it was changed about when it was loaded
-        lambda path: (record(path, size=1), time.time_ns() + 60 * 10**9),
-        lambda path: ({**record(path), "path": "/other"}, time.time_ns() + 60 * 10**9),
-        lambda path: (record(path, sha256=None), time.time_ns() + 60 * 10**9),
-        lambda _path: ({}, 0),
-    ],
+    [{"path": "/other"}, {"sha256": None}, {"sha256": ""}],
 )
 def test_in_doubt_it_is_read(vmlinux, doubt):
-    assert Images().kernel(str(vmlinux), *doubt(vmlinux)) == read_kernel(str(vmlinux))
+    assert Images().kernel(str(vmlinux), loaded(vmlinux, **doubt)) == read_kernel(str(vmlinux))
+
+
+def test_without_a_record_or_a_proof_it_is_read(vmlinux):
+    one = loaded(vmlinux)
+    for other in (
+        Instance("web", 1, "active", kernel=one.kernel),
+        Instance("web", 1, "active", files=one.files),
+        Instance("web", 1, "active", kernel={"path": str(vmlinux), "sha256": "x"}, files=one.files),
+    ):
+        assert Images().kernel(str(vmlinux), other) == read_kernel(str(vmlinux))
+
+
+def test_what_was_changed_just_now_proves_nothing(vmlinux, monkeypatch):
+    """A second change may bear the same time."""
+    monkeypatch.setattr(_image, "_DOUBT", 2 * 10**9)
+    images = Images()
+    images.kernel(str(vmlinux), None)
+    assert images.identities == {}
 
 
 def test_behind_a_link_may_be_another_file(vmlinux, tmp_path):
-    link = tmp_path / "current"
+    link, other = tmp_path / "current", tmp_path / "other"
+    other.write_bytes(vmlinux.read_bytes())
     link.symlink_to(vmlinux)
-    assert not is_unchanged(str(link), record(link), time.time_ns() + 60 * 10**9)
+    one = loaded(link)
+    assert is_unchanged(str(link), one.kernel, one.files[str(link)])
+    link.unlink()
+    link.symlink_to(other)
+    assert not is_unchanged(str(link), one.kernel, one.files[str(link)])
+    link.unlink()
+    assert not is_unchanged(str(link), one.kernel, one.files[str(link)])
 
 
-def test_a_file_moved_into_place_is_read(vmlinux, tmp_path):
+@pytest.mark.parametrize("clock", [-7200, 0, 7200])
+def test_no_clock_hides_a_change(vmlinux, tmp_path, clock):
+    """A file of the same size takes its place while the host's clock is set."""
     other = tmp_path / "other"
     other.write_bytes(vmlinux.read_bytes()[::-1])
-    noted, loaded = record(vmlinux), time.time_ns()
-    os.utime(other, (1, 1))
+    one = loaded(vmlinux)
+    found = vmlinux.stat()
+    os.utime(other, ns=(found.st_atime_ns, found.st_mtime_ns + clock * 10**9))
     other.rename(vmlinux)
-    assert not is_unchanged(str(vmlinux), noted, loaded)
+    assert not is_unchanged(str(vmlinux), one.kernel, one.files[str(vmlinux)])
 
 
-def test_each_file_is_read_once(vmlinux, tmp_path, monkeypatch):
+def test_a_file_that_is_written_to_in_place_is_read(vmlinux):
+    one = loaded(vmlinux)
+    with vmlinux.open("r+b") as file:
+        file.seek(40)
+        file.write(b"x")
+    os.utime(vmlinux, (1, 1))
+    assert not is_unchanged(str(vmlinux), one.kernel, one.files[str(vmlinux)])
+
+
+def test_each_file_is_read_once(vmlinux):
     images = Images()
-    first = images.kernel(str(vmlinux), {}, 0)
+    first = images.kernel(str(vmlinux), None)
     vmlinux.unlink()
-    assert images.kernel(str(vmlinux), {}, 0) == first
+    assert images.kernel(str(vmlinux), None) == first
     for _turn in range(2):
         with pytest.raises(ValueError, match="cannot be read"):
-            images.initrd(str(vmlinux), {}, 0)
+            images.initrd(str(vmlinux), None)

@@ -11,18 +11,18 @@ import time
 
 import pytest
 
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import Done, run
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.lock import host_lock
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import kerf as _kerf
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kerf import (
     Attempt,
     Kerf,
-    Outcome,
-    run_argv,
     wait_until,
     words_of,
 )
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFs, Paths
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.options import INSTANCE
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.steps import Step
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.wish import Image, InstanceWish
 
@@ -30,13 +30,14 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.divide.wish impo
 class Script:
     """Answers calls in order and remembers them."""
 
-    def __init__(self, *outcomes):
-        self.outcomes = list(outcomes)
+    def __init__(self, *answers):
+        self.answers = list(answers)
         self.calls = []
 
-    def __call__(self, argv, timeout):
+    def __call__(self, argv, timeout, inherit, kill):
+        assert (inherit, kill) == (True, False)
         self.calls.append((argv, timeout))
-        answer = self.outcomes.pop(0) if self.outcomes else Outcome("", 0)
+        answer = self.answers.pop(0) if self.answers else Done((), 0)
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -48,8 +49,15 @@ def paths(tmp_path):
 
 
 @pytest.fixture
-def make_kerf(paths):
-    return lambda *outcomes: Kerf("/k/kerf", KernelFs(paths), Script(*outcomes))
+def make_kerf(paths, monkeypatch):
+    def make(*answers):
+        script = Script(*answers)
+        monkeypatch.setattr(_kerf, "run", script)
+        kerf = Kerf("/k/kerf", KernelFs(paths))
+        kerf.asked = script.calls
+        return kerf
+
+    return make
 
 
 KERNEL, INITRD = Image("/k", 1, "k1"), Image("/i", 1, "i1")
@@ -103,7 +111,7 @@ def test_a_command_line_stays_one_argument(make_kerf):
     assert words[-1] == '--cmdline=a="b c" $(reboot)'
     kerf = make_kerf()
     kerf.call(words)
-    assert kerf.run.calls == [(["/k/kerf", *words], 120)]
+    assert kerf.asked == [(["/k/kerf", *words], 120)]
     assert kerf.line(words) == """/k/kerf load web --kernel=/k '--cmdline=a="b c" $(reboot)'"""
 
 
@@ -111,26 +119,26 @@ def test_time_outs_are_longer_than_the_kernels(make_kerf):
     kerf = make_kerf()
     kerf.call(("start", "web"))
     kerf.call(("kill", "web"), 45)
-    assert [timeout for _argv, timeout in kerf.run.calls] == [120, 45]
-    assert _kerf.HALT_TIMEOUT > 30
+    assert [timeout for _argv, timeout in kerf.asked] == [120, 45]
+    assert INSTANCE.spec()["stop_timeout"]["default"] > 30
 
 
 @pytest.mark.parametrize(
     ("answer", "word"),
     [
-        (Outcome("", 0, "kerf, version 0.4.0\n"), None),
-        (Outcome("", 0, "kerf, version 0.4.7\n"), None),
+        (Done((), 0, "kerf, version 0.4.0\n"), None),
+        (Done((), 0, "kerf, version 0.4.7\n"), None),
         (
-            Outcome("", 0, "kerf, version 0.3.0\n"),
+            Done((), 0, "kerf, version 0.3.0\n"),
             "kerf 0.3.0 at /k/kerf cannot be used, only 0.4 is supported: it starts",
         ),
         (
-            Outcome("", 0, "kerf, version 0.5.0\n"),
+            Done((), 0, "kerf, version 0.5.0\n"),
             "kerf 0.5.0 at /k/kerf cannot be used, only 0.4 is supported: it loads",
         ),
-        (Outcome("", 0, "kerf, version 1.0.0\n"), "only 0.4 is supported, and this one is not known"),
-        (Outcome("", 0, ""), "failed"),
-        (Outcome("", 1, "", "No module named click"), "No module named click"),
+        (Done((), 0, "kerf, version 1.0.0\n"), "only 0.4 is supported, and this one is not known"),
+        (Done((), 0, ""), "failed"),
+        (Done((), 1, "", "No module named click"), "No module named click"),
         (FileNotFoundError(2, "No such file or directory"), "No such file or directory"),
     ],
 )
@@ -145,16 +153,16 @@ def test_the_version_is_taken_from_the_notes_of_its_environment(make_kerf, tmp_p
     tool.parent.mkdir()
     tool.write_text("#!/bin/sh\n")
     tool.chmod(0o755)
-    kerf = make_kerf(Outcome("", 0, "kerf, version 0.4.0\n"))
+    kerf = make_kerf(Done((), 0, "kerf, version 0.4.0\n"))
     kerf.path = str(tool)
     packages = tmp_path / "lib/python3.13/site-packages"
     (packages / "kerf_multikernel-0.5.0.dist-info").mkdir(parents=True)
     assert "kerf 0.5.0 at" in kerf.reasons()[0]
-    assert kerf.run.calls == []
+    assert kerf.asked == []
     # Of two notes, one is wrong.
     (packages / "kerf_multikernel-0.4.0.dist-info").mkdir()
     assert kerf.reasons() == []
-    assert len(kerf.run.calls) == 1
+    assert len(kerf.asked) == 1
 
 
 def test_what_a_killed_run_has_started_keeps_the_host_locked(paths, tmp_path):
@@ -162,10 +170,10 @@ def test_what_a_killed_run_has_started_keeps_the_host_locked(paths, tmp_path):
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kerf import run_argv\n"
+        "from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import run\n"
         "from ansible_collections.mkops.multikernel.plugins.module_utils.common.lock import host_lock\n"
         "with host_lock(Path(sys.argv[1])):\n"
-        "    run_argv(['sh', '-c', sys.argv[2]], 30)\n"
+        "    run(['sh', '-c', sys.argv[2]], 30, inherit=True, kill=False)\n"
         "    os.kill(os.getpid(), 9)\n"
     )
     ended = tmp_path / "ended"
@@ -180,17 +188,17 @@ def test_what_a_killed_run_has_started_keeps_the_host_locked(paths, tmp_path):
         assert ended.exists()
 
 
-BUSY = Outcome("", 1, "", "Error: Could not acquire lock after 10 attempts. ...")
+BUSY = Done((), 1, "", "Error: Could not acquire lock after 10 attempts. ...")
 
 
 def test_a_stale_lock_is_removed(make_kerf, paths):
     lock = paths.kerf_locks[0]
     lock.parent.mkdir(parents=True)
     lock.touch()
-    kerf = make_kerf(BUSY, Outcome("", 0))
+    kerf = make_kerf(BUSY, Done((), 0))
     assert kerf.call(("delete", "web")).rc == 0
     assert not lock.exists()
-    assert len(kerf.run.calls) == 2
+    assert len(kerf.asked) == 2
 
 
 @pytest.mark.parametrize(
@@ -206,14 +214,14 @@ def test_the_lock_of_a_running_kerf_stays(make_kerf, paths, cmdline):
     kerf = make_kerf(BUSY)
     assert kerf.call(("delete", "web")).rc == 1
     assert lock.exists()
-    assert len(kerf.run.calls) == 1
+    assert len(kerf.asked) == 1
 
 
 def test_no_second_try_for_other_errors(make_kerf, paths):
     lock = paths.kerf_locks[0]
     lock.parent.mkdir(parents=True)
     lock.touch()
-    kerf = make_kerf(Outcome("", 1, "", "Error: Instance 'web' does not exist"))
+    kerf = make_kerf(Done((), 1, "", "Error: Instance 'web' does not exist"))
     assert kerf.call(("delete", "web")).rc == 1
     assert lock.exists()
 
@@ -238,16 +246,16 @@ def test_run_argv():
         "print('✓', file=sys.stderr)\n"
         "sys.exit(3)\n"
     )
-    outcome = run_argv([sys.executable, "-c", code], 30)
-    assert (outcome.rc, outcome.stdout, outcome.stderr) == (3, "C.UTF-8 True\n", "✓\n")
-    assert outcome.cmd.startswith(sys.executable)
+    done = run([sys.executable, "-c", code], 30)
+    assert (done.rc, done.stdout, done.stderr) == (3, "C.UTF-8 True\n", "✓\n")
+    assert done.cmd.startswith(sys.executable)
 
 
 def test_run_argv_gives_up_gently():
     began = time.monotonic()
-    outcome = run_argv(["sleep", "60"], 0.2)
-    assert outcome.rc is None
-    assert "no answer within 0.2 s" in outcome.stderr
+    done = run(["sleep", "60"], 0.2, kill=False)
+    assert done.rc is None
+    assert "no answer within 0.2 s" in done.stderr
     assert time.monotonic() - began < 4
 
 
@@ -279,10 +287,10 @@ def test_a_failure_tells_all_that_is_known(host):
     with Attempt(kernel) as attempt:
         host.write("/sys/fs/multikernel/overlays/tx_3/status", "failed\n")
         host.log("multikernel: not enough memory")
-        error = attempt.failure("no effect", Outcome("kerf create", 1, "out", "Error: tx 3\nhint"))
+        error = attempt.failure("no effect", Done(("kerf", "create"), 1, "out", "Error: tx 3\nhint"))
     assert str(error) == "no effect; kerf: Error: tx 3; kernel: multikernel: not enough memory"
     assert error.details == {
-        "cmd": "kerf create",
+        "cmd": ["kerf", "create"],
         "rc": 1,
         "stdout": "out",
         "stderr": "Error: tx 3\nhint",
@@ -294,7 +302,7 @@ def test_a_failure_tells_all_that_is_known(host):
 def test_a_traceback_ends_with_the_error(host):
     with Attempt(KernelFs(Paths(str(host.root)))) as attempt:
         error = attempt.failure(
-            "no effect", Outcome("x", 1, "", "Traceback (most recent):\n  File x\nOops: why\n")
+            "no effect", Done(("x",), 1, "", "Traceback (most recent):\n  File x\nOops: why\n")
         )
     assert str(error) == "no effect; kerf: Oops: why"
 
@@ -302,7 +310,7 @@ def test_a_traceback_ends_with_the_error(host):
 def test_a_kernel_log_is_not_needed(host):
     os.unlink(host.root / "dev/kmsg")
     with Attempt(KernelFs(Paths(str(host.root)))) as attempt:
-        assert attempt.failure("no effect", Outcome("x", 1)).details["kernel_log"] == []
+        assert attempt.failure("no effect", Done(("x",), 1)).details["kernel_log"] == []
 
 
 def test_wait_until():

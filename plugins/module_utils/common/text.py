@@ -1,0 +1,35 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Values in messages, as those who wrote them know them: nobody has to read Python."""
+
+from __future__ import annotations
+
+_LONGEST = 80  # characters of a value in a message
+
+
+def shown(value: object) -> str:
+    """C('512X'), C(true), C(nothing), C(a list)."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "a dictionary"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    text = str(value)
+    return f"'{text if len(text) <= _LONGEST else text[:_LONGEST] + '...'}'"
+
+
+def prefixed(prefix: str, reason: str) -> str:
+    """A reason with something in front, and of the class that it was."""
+    return type(reason)(f"{prefix}{reason}")
+
+
+def reasons_of(error: ValueError) -> list[str]:
+    """What a parser has against a value: ValueError(*reasons). An error of Python itself is one reason."""
+    if type(error) is ValueError and error.args and all(isinstance(reason, str) for reason in error.args):
+        return list(error.args)
+    return [str(error)]

@@ -1,0 +1,386 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Every option, once: its type, what it may be, what it becomes, and how it differs from what is there.
+
+Argument specifications, the reading of dictionaries, the merging of what instances share, and the comparison
+with a loaded image all follow from these tables. Which CPUs and how much memory an instance gets depends on
+the whole machine, and so only the planner compares those.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..common.size import parse_size
+from ..common.text import prefixed, reasons_of, shown
+from .machine import ACTIVE, LOADED, Instance
+from .versions import DEFAULT_KERF
+from .wish import (
+    POLICIES,
+    RESTARTS,
+    STATES,
+    WAITS,
+    Image,
+    InstanceWish,
+    check_pattern,
+    console_word,
+    label_words,
+    network_word,
+    parse_cmdline,
+    parse_count,
+    parse_devices,
+    parse_host_cpus,
+    parse_id,
+    parse_instance_cpus,
+    parse_instance_memory,
+    parse_lines,
+    parse_name,
+    parse_pool_cpus,
+    parse_pool_memory,
+    parse_seconds,
+)
+
+_TRUE = ("yes", "on", "1", "true", "y", "t")
+_FALSE = ("no", "off", "0", "false", "n", "f")
+
+Differs = Callable[[InstanceWish, Instance], Iterator[str]]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, (str, int, float)):
+        return str(value)
+    raise ValueError(f"{shown(value)} is not a text")
+
+
+def _int(value: object) -> int:
+    text = str(value).strip()
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) or not text.lstrip("+-").isdecimal() or len(text) > 20:
+        raise ValueError(f"{shown(value)} is not a whole number")
+    try:
+        return int(text)
+    except ValueError:  # +-5
+        raise ValueError(f"{shown(value)} is not a whole number") from None
+
+
+def _bool(value: object) -> bool:
+    word = str(value).strip().lower()
+    if isinstance(value, (str, int, float)) and word in (*_TRUE, *_FALSE, "1.0", "0.0"):
+        return word in (*_TRUE, "1.0")
+    raise ValueError(f"{shown(value)} is neither true nor false")
+
+
+def _path(value: object) -> str:
+    path = os.path.expanduser(os.path.expandvars(_text(value)))
+    if not path or "\0" in path:
+        raise ValueError("no path is given")
+    return path
+
+
+def _list(value: object) -> list[Any]:
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    if isinstance(value, (str, int, float)):
+        return [part.strip() for part in str(value).split(",") if part.strip()]
+    raise ValueError(f"{shown(value)} is not a list")
+
+
+def _dict(value: object) -> dict[Any, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise ValueError(f"{shown(value)} is not a dictionary")
+
+
+_TYPES: Mapping[str, Callable[[Any], Any]] = {
+    "str": _text,
+    "int": _int,
+    "bool": _bool,
+    "path": _path,
+    "list": _list,
+    "dict": _dict,
+    "raw": lambda value: value,
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of one object."""
+
+    name: str
+    type: str = "str"
+    default: Any = None
+    required: bool = False
+    choices: tuple[str, ...] = ()
+    elements: str | None = None
+    options: tuple[Option, ...] = ()  # of a dictionary
+    parse: Callable[[Any], Any] | None = None  # what it becomes; ValueError(*reasons)
+    part: str = "wish"  # of what it becomes a field: wish, manner; image, line: see request
+    displaces: tuple[str, ...] = ()  # options that something shared may say, and that this one replaces
+    word: str = ""  # of the command line that says the same
+    needs_kernel: bool = False  # it describes the image, and means nothing without one
+    differs: Differs | None = None  # how what is there is something else
+    remedy: str = ""  # for that: load, anew
+
+    def spec(self) -> dict[str, Any]:
+        """As Ansible wants it."""
+        spec: dict[str, Any] = {"type": self.type}
+        if self.default is not None:
+            spec["default"] = copy.deepcopy(self.default)
+        if self.required:
+            spec["required"] = True
+        if self.choices:
+            spec["choices"] = list(self.choices)
+        if self.elements:
+            spec["elements"] = self.elements
+        if self.options:
+            spec["options"] = OptionGroup(*self.options).spec()
+        return spec
+
+    def take(self, value: object) -> Any:
+        """What a value becomes; ValueError(*reasons)."""
+        found = _TYPES[self.type](value)
+        if self.elements:
+            found = [_TYPES[self.elements](element) for element in found]
+        for word in (found if self.elements else [found]) if self.choices else ():
+            if word not in self.choices:
+                raise ValueError(f"{shown(word)} is not one of {', '.join(self.choices)}")
+        if self.options:
+            given = OptionGroup(*self.options).read(found, complete=True)
+            if given.reasons:
+                raise ValueError(*given.reasons)
+            found = given.values
+        return self.parse(found) if self.parse else found
+
+    def reasons(self, error: ValueError) -> list[str]:
+        """What is wrong with a value, with the name of the option in front."""
+        return [
+            reason if reason.startswith(f"{self.name} ") else prefixed(f"{self.name}: ", reason)
+            for reason in reasons_of(error)
+        ]
+
+
+@dataclass
+class Given:
+    """What somebody said of an object, and what is wrong with it."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    said: set[str] = field(default_factory=set)  # names with a value, even if it is wrong
+    reasons: list[str] = field(default_factory=list)
+
+
+class OptionGroup:
+    """The options of one object."""
+
+    def __init__(self, *options: Option):
+        self._options = {option.name: option for option in options}
+
+    def __iter__(self) -> Iterator[Option]:
+        return iter(self._options.values())
+
+    def __add__(self, other: OptionGroup) -> OptionGroup:
+        return OptionGroup(*self, *other)
+
+    def spec(self) -> dict[str, Any]:
+        return {option.name: option.spec() for option in self}
+
+    def of(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the values that are of these options."""
+        return {name: values[name] for name in self._options if name in values}
+
+    def part(self, part: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of one part that have a value."""
+        return {
+            option.name: values[option.name]
+            for option in self
+            if option.part == part and values.get(option.name) is not None
+        }
+
+    def read(self, given: object, complete: bool = False) -> Given:
+        """The values of a dictionary. What is not said is left out, or if complete has its default."""
+        found = Given()
+        if not isinstance(given, Mapping):
+            found.reasons.append(f"{shown(given)} is not a dictionary of options")
+            return found
+        for name, value in given.items():
+            option = self._options.get(name)
+            if option is None:
+                known = ", ".join(self._options)
+                found.reasons.append(f"there is no option {shown(name)} (there are {known})")
+                continue
+            found.values[name] = None
+            if value is None:
+                continue
+            found.said.add(name)
+            try:
+                found.values[name] = option.take(value)
+            except ValueError as error:
+                found.reasons += option.reasons(error)
+        if complete:
+            self.complete(found)
+        return found
+
+    def complete(self, given: Given) -> None:
+        """Defaults for what is not said."""
+        for option in self:
+            if option.name in given.said:
+                continue
+            if option.required:
+                given.reasons.append(f"{option.name} is missing")
+            default = copy.deepcopy(option.default)
+            given.values[option.name] = None if default is None else option.take(default)
+
+
+def spec_of(*groups: OptionGroup) -> dict[str, Any]:
+    """The argument specification of a module."""
+    return {name: spec for group in groups for name, spec in group.spec().items()}
+
+
+# How an image differs from what is loaded
+
+
+def _image_differs(what: str) -> Differs:
+    def differs(wish: InstanceWish, current: Instance) -> Iterator[str]:
+        image: Image | None = getattr(wish, what)
+        record: Mapping[str, Any] = getattr(current, what)
+        if image is None:
+            if record:
+                yield f"{what} {record.get('path')} is loaded and none is wanted"
+        elif not record:
+            yield f"no record tells which {what} is loaded, wanted is {image.path}"
+        elif image.sha256 and image.sha256 != record.get("sha256"):
+            yield f"{what} {image.path} has changed since it was loaded"
+
+    return differs
+
+
+def _cmdline_differs(wish: InstanceWish, current: Instance) -> Iterator[str]:
+    if current.cmdline is not None and current.cmdline.split() != wish.full_cmdline.split():
+        yield f"the command line is '{current.cmdline}', wanted is '{wish.full_cmdline}'"
+
+
+def _id_differs(wish: InstanceWish, current: Instance) -> Iterator[str]:
+    if wish.id is not None and wish.id != current.id:
+        yield f"its id is {current.id}, wanted is {wish.id}"
+
+
+# The tables
+
+KERF = OptionGroup(Option("kerf", "path", default=DEFAULT_KERF))
+
+# What the host keeps.
+HEADROOM = OptionGroup(
+    Option("headroom", default="256M", parse=parse_size),
+    Option("host_cpus", "int", default=1, parse=parse_host_cpus),
+)
+
+POOL = OptionGroup(
+    Option("state", choices=("present", "absent"), default="present"),
+    Option("cpus", "raw", parse=parse_pool_cpus),
+    Option("cpu_count", "int", parse=parse_count),
+    Option("memory", "raw", parse=parse_pool_memory),
+    Option("devices", "list", elements="str", parse=parse_devices),
+)
+
+INSTANCE = OptionGroup(
+    Option("name", required=True, parse=parse_name),
+    Option("state", choices=STATES, default="present"),
+    Option("cpus", "raw", parse=parse_instance_cpus, displaces=("cpu_count", "cpu_policy")),
+    Option("cpu_count", "int", parse=parse_count, displaces=("cpus",)),
+    Option("cpu_policy", "list", elements="str", choices=POLICIES, parse=frozenset),
+    Option("memory", parse=parse_instance_memory),
+    Option("id", "int", parse=parse_id, differs=_id_differs, remedy="anew"),
+    Option("kernel", "path", part="image", differs=_image_differs("kernel"), remedy="load"),
+    Option(
+        "initrd", "path", part="image", needs_kernel=True, differs=_image_differs("initrd"), remedy="load"
+    ),
+    Option(
+        "cmdline",
+        part="line",
+        parse=parse_cmdline,
+        needs_kernel=True,
+        differs=_cmdline_differs,
+        remedy="load",
+    ),
+    Option("labels", "dict", part="line", parse=label_words, needs_kernel=True),
+    Option(
+        "network",
+        "dict",
+        options=(
+            Option("address", required=True),
+            Option("netmask"),
+            Option("gateway"),
+            Option("device"),
+            Option("hostname"),
+        ),
+        part="line",
+        parse=network_word,
+        needs_kernel=True,
+        word="ip",
+    ),
+    Option("console", part="line", parse=console_word, needs_kernel=True, word="console"),
+    Option("restart", choices=RESTARTS, default="always"),
+    Option("allow_restart", "bool", default=False),
+    Option("force", "bool", default=False, part="manner"),
+    Option("stop_timeout", "int", default=60, part="manner", parse=parse_seconds),
+    Option("wait_for", part="manner", parse=check_pattern),
+    Option("wait", choices=WAITS, default="none", part="manner"),
+    Option("timeout", "int", default=60, part="manner", parse=parse_seconds),
+)
+
+LAYOUT = OptionGroup(
+    Option("pool", "dict"),
+    Option("instances", "raw", default=[]),
+    Option("defaults", "dict", default={}),
+    Option("profiles", "dict", default={}),
+    Option("prune", "bool", default=False),
+)
+
+INFO = OptionGroup(
+    Option("query"),  # for the action plugin, which evaluates it
+    Option("facts", "bool", default=False),
+    Option("console_tail", "int", default=0, parse=parse_lines),
+)
+
+CONSOLE = OptionGroup(
+    Option("name", required=True),
+    Option("send"),
+    Option("expect", parse=check_pattern),
+    Option("timeout", "int", default=30, parse=parse_seconds),
+)
+
+
+def differences(wish: InstanceWish, current: Instance, remedy: str) -> list[str]:
+    """How an instance differs from its wish in what it takes to load it, or to make it anew, to change."""
+    if remedy == "load" and (wish.kernel is None or current.status not in (LOADED, ACTIVE)):
+        return []
+    return [
+        difference
+        for option in INSTANCE
+        if option.differs and option.remedy == remedy
+        for difference in option.differs(wish, current)
+    ]
+
+
+def displaced(given: Given) -> set[str]:
+    """Options that say the same in another way: who says one of them takes nothing shared for the others."""
+    words = words_of(given)
+    return {
+        name
+        for option in INSTANCE
+        for name in (
+            *(option.displaces if option.name in given.said else ()),
+            *([option.name] if option.word and option.word in words else []),
+        )
+    }
+
+
+def words_of(given: Given) -> Sequence[str]:
+    """Names of the words of its command line."""
+    return [word.partition("=")[0] for word in (given.values.get("cmdline") or "").split()]

@@ -1,0 +1,237 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From what users say to one wish: what instances share is merged, files are read, all mistakes noted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..common.text import prefixed, shown
+from .image import Images
+from .machine import Machine
+from .options import (
+    HEADROOM,
+    INSTANCE,
+    LAYOUT,
+    POOL,
+    Given,
+    displaced,
+    words_of,
+)
+from .wish import Image, InstanceWish, Manner, PoolWish, Wish, collect, length_reasons
+
+
+@dataclass
+class Request:
+    """A wish as it was said, with what is wrong with it by itself."""
+
+    pool: PoolWish | None = None
+    instances: list[InstanceWish] = field(default_factory=list)
+    manners: dict[str, Manner] = field(default_factory=dict)
+    manner: Manner = field(default_factory=Manner)  # of instances that are pruned: what is said of all
+    reasons: list[str] = field(default_factory=list)
+    prune: bool = False
+    headroom: int = 0
+    host_cpus: int = 1
+
+    @property
+    def wish(self) -> Wish:
+        return Wish(self.pool, tuple(self.instances), self.prune, self.headroom, self.host_cpus)
+
+    def manner_of(self, name: str) -> Manner:
+        return self.manners.get(name, self.manner)
+
+    def keep(self, params: Mapping[str, Any]) -> None:
+        """What the host keeps."""
+        given = HEADROOM.read(HEADROOM.of(params), complete=True)
+        self.reasons += given.reasons
+        self.headroom = given.values["headroom"] or 0
+        self.host_cpus = given.values["host_cpus"] or 1
+
+    def add(self, given: Given, machine: Machine, images: Images, prefix: str = "") -> None:
+        """An instance."""
+        reasons = [*given.reasons]
+        values, said = given.values, given.said
+        for one, other in (("cpus", "cpu_count"), ("cpus", "cpu_policy")):
+            if one in said and other in said:
+                reasons.append(_BOTH[other])
+        if "kernel" not in said:
+            reasons += [
+                f"{option.name} without kernel: say which"
+                for option in INSTANCE
+                if option.needs_kernel and values.get(option.name)
+            ]
+        name = values.get("name")
+        kernel = initrd = None
+        if values.get("state") != "absent":
+            current = machine.instances.get(str(name))
+            kernel = _image(reasons, lambda path: images.kernel(path, current), values.get("kernel"))
+            initrd = _image(reasons, lambda path: images.initrd(path, current), values.get("initrd"))
+        wish = InstanceWish(
+            **{"name": "?", **INSTANCE.part("wish", values)},
+            kernel=kernel,
+            initrd=initrd,
+            cmdline=_cmdline(given, reasons),
+            said=frozenset(said | {"cpus"} if "cpu_count" in said else said),
+        )
+        self.instances.append(wish)
+        self.manners[wish.name] = Manner(**INSTANCE.part("manner", values))
+        self.reasons += [prefixed(prefix, reason) for reason in reasons]
+
+
+_BOTH = {
+    "cpu_count": "cpus and cpu_count: say one of them",
+    "cpu_policy": "cpus and cpu_policy: the policy chooses CPUs, and they are chosen already",
+}
+
+
+def _image(reasons: list[str], read: Callable[[str], Image], path: str | None) -> Image | None:
+    """What is at a path. One that is of no use is still one that was given, so that nobody asks for it."""
+    return collect(reasons, "", read, path) or (Image(path, 0, "") if path else None)
+
+
+def _cmdline(given: Given, reasons: list[str]) -> str:
+    """Command line, labels, network and console in one."""
+    words = words_of(given)
+    reasons += [
+        f"{option.name} and {option.word}= in cmdline: say one of them"
+        for option in INSTANCE
+        if option.word in words and option.name in given.said
+    ]
+    line = " ".join(filter(None, INSTANCE.part("line", given.values).values()))
+    reasons += length_reasons(line)
+    return line
+
+
+def pool_wish(given: Given) -> tuple[PoolWish, list[str]]:
+    """The wish and what is wrong with it."""
+    values, said = given.values, given.said
+    reasons = [*given.reasons]
+    if {"cpus", "cpu_count"} <= said:
+        reasons.append(_BOTH["cpu_count"])
+    cpus = values.get("cpus")
+    wish = PoolWish(
+        cpus=values.get("cpu_count") if cpus is None else cpus,
+        memory=values.get("memory"),
+        devices=values.get("devices"),
+        absent=values.get("state") == "absent",
+        said=frozenset(said | {"cpus"} if "cpu_count" in said else said),
+    )
+    return wish, reasons
+
+
+def pool_request(params: Mapping[str, Any]) -> Request:
+    """Of the module pool."""
+    wish, reasons = pool_wish(POOL.read(POOL.of(params), complete=True))
+    request = Request(pool=wish, reasons=reasons)
+    request.keep(params)
+    return request
+
+
+def instance_request(params: Mapping[str, Any], machine: Machine, images: Images) -> Request:
+    """Of the module instance."""
+    request = Request()
+    request.add(INSTANCE.read(INSTANCE.of(params), complete=True), machine, images)
+    return request
+
+
+def layout_request(params: Mapping[str, Any], machine: Machine, images: Images) -> Request:
+    """Of the module layout."""
+    given = LAYOUT.read(LAYOUT.of(params), complete=True)
+    values = given.values
+    request = Request(reasons=given.reasons, prune=bool(values["prune"]))
+    request.keep(params)
+    if values["pool"] is not None:
+        request.pool, reasons = pool_wish(POOL.read(values["pool"], complete=True))
+        request.reasons += [f"pool: {reason}" for reason in reasons]
+    defaults = _shared(values["defaults"], "defaults", request.reasons)
+    profiles = {
+        str(name): _shared(kind, f"profile {name}", request.reasons)
+        for name, kind in (values["profiles"] or {}).items()
+    }
+    request.manner = Manner(**INSTANCE.part("manner", defaults.values))
+    for what, one in _declared(values["instances"], request.reasons):
+        own = _own(what, one, profiles, request.reasons)
+        if own is not None:
+            kind, mine = own
+            merged = merge(defaults, kind, mine)
+            name = merged.values.get("name")
+            request.add(merged, machine, images, prefix=f"instance {name}: " if name else f"{what}: ")
+    return request
+
+
+def _declared(instances: object, reasons: list[str]) -> list[tuple[str, Any]]:
+    """Each instance, with what it is called in messages: from a list, or from a dictionary by name."""
+    if isinstance(instances, Mapping):
+        found = []
+        for name, one in instances.items():
+            options = {} if one is None else one
+            if isinstance(options, Mapping) and options.get("name", name) != name:
+                reasons.append(
+                    f"instance {name}: it is called {shown(options['name'])} inside: leave name out there"
+                )
+            found.append(
+                (f"instance {name}", {**options, "name": name} if isinstance(options, Mapping) else one)
+            )
+        return found
+    if isinstance(instances, (list, tuple)):
+        return [(f"instance {number} of the list", one) for number, one in enumerate(instances, 1)]
+    reasons.append(f"instances: {shown(instances)} is neither a list of instances nor a dictionary by name")
+    return []
+
+
+def _shared(options: object, what: str, reasons: list[str]) -> Given:
+    """What several instances share; mistakes are told once, of the place where they are."""
+    given = INSTANCE.read({} if options is None else options)
+    if given.values.pop("name", None) is not None:
+        given.reasons.append("name is of one instance and cannot be shared")
+    given.said.discard("name")
+    reasons += [f"{what}: {reason}" for reason in given.reasons]
+    given.reasons = []
+    return given
+
+
+def _own(
+    what: str, options: object, profiles: Mapping[str, Given], reasons: list[str]
+) -> tuple[Given, Given] | None:
+    """The profile of an instance, and what it says itself; None if it is no instance."""
+    if not isinstance(options, Mapping):
+        reasons.append(f"{what}: {shown(options)} is not a dictionary of options")
+        return None
+    values = dict(options)
+    profile = values.pop("profile", None)
+    given = INSTANCE.read(values)
+    if profile is not None and str(profile) not in profiles:
+        known = ", ".join(sorted(profiles)) or "none"
+        word = profile if isinstance(profile, str) else shown(profile)
+        given.reasons.append(f"there is no profile {word} (there is {known})")
+        profile = None
+    return profiles[str(profile)] if profile is not None else Given(), given
+
+
+def merge(*layers: Given) -> Given:
+    """One instance from what it shares and what it says itself, which comes last and counts most.
+
+    Nothing that is shared forbids what an instance says: options that say the same in another way are
+    replaced, and what describes an image is left out where there is none.
+    """
+    merged = Given()
+    for layer in layers:
+        for name in displaced(layer) - layer.said:
+            merged.values.pop(name, None)
+            merged.said.discard(name)
+        merged.values.update(layer.values)
+        merged.said -= layer.values.keys()
+        merged.said |= layer.said
+        merged.reasons += layer.reasons
+    if "kernel" not in merged.said:
+        for option in INSTANCE:
+            if option.needs_kernel and option.name not in layers[-1].said:
+                merged.values.pop(option.name, None)
+                merged.said.discard(option.name)
+    INSTANCE.complete(merged)
+    return merged
