@@ -7,152 +7,282 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..common.errors import Failure
+from . import grub_script as script
+from .grub_menu import Entry, Menu
 from .plan import OWN_ID, TRIAL_ID, bounded, own_id
 
 BEGIN = "### BEGIN mkops: written by mkops.multikernel.kernel_boot, changes are lost ###"
 END = "### END mkops ###"
+# Of the environment block; GRUB reads nothing in a file without it.
+SIGNATURE = "# GRUB Environment Block\n"
 
-_OPEN = re.compile(r"^\s*(menuentry|submenu)\s+(?:'([^']*)'|\"([^\"]*)\").*\{\s*$")
-_ID = re.compile(r"(?:\$menuentry_id_option|--id)\s+'?([^\s']+)'?")
-_LINUX = re.compile(r"^\s*linux(?:efi|16)?\s+(\S+)\s*(.*?)\s*$")
-_INITRD = re.compile(r"^\s*initrd(?:efi|16)?\s")
+_LINUX = ("linux", "linuxefi", "linux16")
+_INITRD = ("initrd", "initrdefi", "initrd16")
+_CMDLINE = "# mkops cmdline:"
+_PART = re.compile(rf"^{re.escape(BEGIN)}\n(.*?)^{re.escape(END)}$\n?", re.M | re.S)
+_GRUB_DEFAULT = re.compile(r"^[ \t]*(?:export[ \t]+)?GRUB_DEFAULT=(.*)$", re.M)
+
+
+# --- what an entry is ---------------------------------------------------------------------------------
+
+
+def _loads(entry: Entry) -> Iterator[tuple[script.Command, tuple[script.Word, ...], bool]]:
+    """The commands of an entry that load a kernel or an initrd: each with its words, without `!` before them,
+    and whether something depends on how it ends.
+    """
+    block = entry.command.block
+    for command, checked in script.commands(block.body if block else ()):
+        words = command.words
+        while words and words[0].value == "!":
+            words, checked = words[1:], True
+        if words and words[0].value in (*_LINUX, *_INITRD):
+            yield command, words, checked
+
+
+def _linux(entry: Entry) -> list[tuple[script.Word, ...]]:
+    return [words for _command, words, _checked in _loads(entry) if words[0].value in _LINUX]
+
+
+def release_of(entry: Entry) -> str:
+    """The release of the kernel that an entry starts; empty if it starts none, one without, or not always the
+    same.
+    """
+    names = set()
+    for words in _linux(entry):
+        pieces = words[1].pieces if len(words) > 1 else ()
+        path = "".join("\0" if piece.variable else piece.text for piece in pieces)
+        names.add(path.rsplit("/", 1)[-1])
+    name = names.pop() if len(names) == 1 else ""
+    return name[len("vmlinuz-") :] if name.startswith("vmlinuz-") and "\0" not in name else ""
+
+
+def cmdline_of(entry: Entry) -> str:
+    """Of the first kernel in it, as it is written."""
+    return " ".join(word.source for words in _linux(entry)[:1] for word in words[2:])
+
+
+def ordinary(menu: Menu, release: str) -> Entry | None:
+    """The entry to start a kernel by: not for recovery, and not the one that always means the newest."""
+    for entry in menu.everything():
+        name = entry.ident or ""
+        words = [word.value for linux in _linux(entry) for word in linux[2:]]
+        if (
+            release_of(entry) == release
+            and not name.startswith(("gnulinux-simple-", TRIAL_ID, OWN_ID))
+            and "-recovery-" not in name
+            and not {"single", "recovery"} & set(words)
+            and entry.path
+            and menu.find(entry.path) is entry
+        ):
+            return entry
+    return None
+
+
+def locked(menu: Menu, entry: Entry) -> str:
+    """Why GRUB would ask for a name and a password before it starts an entry; empty if it would not."""
+    if not menu.superusers:
+        return ""
+    for each in (*entry.parents, entry):
+        if not each.restricted:
+            continue
+        kind = "submenu" if each.submenu else "menuentry"
+        remedy = (
+            "or set GRUB_DISABLE_SUBMENU=true in /etc/default/grub"
+            if each.submenu
+            else "and no --users"
+            if each.users is not None
+            else "for Linux by CLASS there"
+        )
+        return (
+            f"GRUB has superusers and waits for a name and a password before it opens '{each.title}'; add "
+            f"--unrestricted to this {kind} in {each.place.section or each.place.file}, {remedy}; then run "
+            "update-grub"
+        )
+    return ""
+
+
+def not_copied(entry: Entry) -> str:
+    """Why no entry of our own can be made of an entry; empty if one can."""
+    block = entry.command.block
+    body = list(script.commands(block.body if block else ()))
+    if any(command.name is None for command, _checked in body):
+        return "which command it runs depends on a variable"
+    used = {
+        piece.text
+        for command, _checked in body
+        for word in command.words
+        for piece in word.pieces
+        if piece.variable
+    }
+    if any(not name.isidentifier() and name != "?" for name in used):
+        return "it uses words of its own head, such as $1"
+    for parent in entry.parents:
+        inside = script.commands(parent.command.block.body if parent.command.block else ())
+        given = {_assigned(command) for command, _checked in inside}
+        if used & given:
+            return f"it uses ${sorted(used & given)[0]}, which is set only in the submenu around it"
+    return ""
+
+
+def _assigned(command: script.Command) -> str:
+    words = [word.source for word in command.words]
+    if words[:1] == ["set"]:
+        words = words[1:]
+    match = re.match(r"(\w+)=", words[0]) if words else None
+    return match[1] if match else ""
+
+
+# --- entries of our own -------------------------------------------------------------------------------
+
+
+def _copy(entry: Entry, words: Sequence[str], trial: bool) -> str:
+    """The body of an entry with more words for its kernel: all else stays where it is."""
+    block = entry.command.block
+    if block is None or (why := not_copied(entry)):
+        raise Failure(f"GRUB's entry {entry.path} cannot be used with other words: {why}")
+    edits: list[tuple[int, int, str]] = []
+    for command, parts, checked in _loads(entry):
+        if parts[0].value in _LINUX:
+            more = list(words)
+            if trial:
+                edits += [
+                    (word.start, word.end, bounded("rootwait")) for word in parts if word.value == "rootwait"
+                ]
+                if any(word.value is None for word in parts):
+                    more.insert(0, bounded("rootwait"))  # it may be in a variable
+            edits.append((parts[-1].end, parts[-1].end, "".join(f" {word}" for word in more)))
+        if trial and not checked:
+            edits.append((command.start, command.start, "if "))
+            edits.append((command.end, command.end, "; then true; else reboot; fi"))
+    text, at = "", block.start
+    # Stable: what is put at the end of a word comes before what is put at the end of its command.
+    for start, end, new in sorted(edits, key=lambda edit: edit[:2]):
+        text += entry.text[at:start] + new
+        at = end
+    return (text + entry.text[at : block.end]).replace("\r", "").lstrip("\n")
+
+
+def _menuentry(title: str, ident: str, classes: Iterable[str], body: str) -> str:
+    # Whoever may use the console: a restart has to come up while nobody is there.
+    words = [
+        "menuentry",
+        script.quote(re.sub(r"[\r\n\0]+", " ", title)),
+        *(f"--class {script.quote(name)}" for name in classes),
+    ]
+    text = " ".join([*words, "--unrestricted", "--id", script.quote(ident)]) + f" {{\n{body}\n}}\n"
+    try:
+        script.parse(text)
+    except script.ScriptError as error:
+        raise Failure(f"no entry for GRUB can be made of '{title}': {error}") from error
+    return text
+
+
+def own_entry(entry: Entry, cmdline: str) -> str:
+    """A lasting entry for a kernel with a command line of its own."""
+    title = f"{entry.title or release_of(entry)}, {cmdline}"
+    body = f"\t{_CMDLINE} {cmdline}\n{_copy(entry, cmdline.split(), trial=False)}"
+    return _menuentry(title, own_id(release_of(entry)), entry.classes, body)
+
+
+def trial_entry(entry: Entry, words: Sequence[str]) -> str:
+    """An entry that starts a kernel, or restarts the machine where GRUB would wait for a key for ever."""
+    # With boot_once `savedefault` does nothing. By UEFI an image is looked at only when it is started; an
+    # entry that just ends leaves GRUB in its menu.
+    body = f"\tset boot_once=true\n{_copy(entry, words, trial=True)}\n\tboot\n\treboot"
+    return _menuentry(f"Trial of {release_of(entry)}", TRIAL_ID, entry.classes, body)
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One way to start Linux; path is what grub-reboot and grub-set-default take."""
+class Own:
+    """An entry in our part of custom.cfg."""
 
-    path: str
-    title: str
-    image: str
+    ident: str
+    text: str
     cmdline: str
-    body: tuple[str, ...]
 
     @property
     def release(self) -> str:
-        name = self.image.rsplit("/", 1)[-1]
-        return name.removeprefix("vmlinuz-") if name.startswith("vmlinuz-") else ""
+        return self.ident[len(OWN_ID) :] if self.ident.startswith(OWN_ID) else ""
 
 
-@dataclass(frozen=True)
-class Menu:
-    """What a finished grub.cfg does."""
-
-    entries: tuple[Entry, ...]
-    saved_default: bool
-    once: bool
-    waits_for_key: bool
-    reads_custom: bool
-
-    def entry(self, release: str) -> Entry | None:
-        """The ordinary entry of a kernel: not for recovery, and not the one that always means the newest."""
-        for entry in self.entries:
-            words = entry.path.rsplit(">", 1)[-1]
-            if (
-                entry.release == release
-                and not words.startswith(("gnulinux-simple-", TRIAL_ID, OWN_ID))
-                and "-recovery-" not in words
-                and not re.search(r"(?<!\S)(single|recovery)(?!\S)", entry.cmdline)
-            ):
-                return entry
-        return None
-
-    def starts(self, path: str) -> str:
-        """Release of the kernel that an entry starts; empty if there is no such entry."""
-        for entry in self.entries:
-            if path in (entry.path, entry.title):
-                return entry.release
-        return ""
+def own_entries(custom: str) -> list[Own]:
+    """Those that custom.cfg has, the trial among them."""
+    found = []
+    for part in _PART.findall(custom):
+        try:
+            statements = script.parse(part)
+        except script.ScriptError as error:
+            raise Failure(f"the part of kernel_boot in custom.cfg is damaged ({error}); remove it") from error
+        for statement in statements:
+            if not isinstance(statement, script.Command) or not statement.block:
+                continue
+            values = [word.value for word in statement.words]
+            ident = values[values.index("--id") + 1] if "--id" in values[:-1] else None
+            text = part[statement.start : statement.end]
+            comment = re.search(rf"^\t{_CMDLINE} (.*)$", text, re.M)
+            found.append(Own(ident or "", text + "\n", comment[1] if comment else ""))
+    return found
 
 
-def parse_menu(text: str) -> Menu:
-    return Menu(
-        entries=tuple(_entries(text.splitlines())),
-        saved_default=bool(re.search(r'^\s*set default="\$\{saved_entry\}"', text, re.M)),
-        once="save_env next_entry" in text,
-        waits_for_key=bool(re.search(r"^\s*set timeout=-1\s*$", text, re.M)),
-        reads_custom=bool(re.search(r"^\s*source .*/custom\.cfg", text, re.M)),
-    )
-
-
-def _entries(lines: Sequence[str]) -> Iterable[Entry]:
-    stack: list[tuple[str, str, str, list[str]]] = []
-    braces = 0
-    for line in lines:
-        if match := _OPEN.match(line):
-            title = match[2] if match[2] is not None else match[3]
-            found = _ID.search(line)
-            stack.append((match[1], found[1] if found else title, title, []))
-            braces = 0
-            continue
-        if not stack:
-            continue
-        if line.strip() == "}" and not braces:
-            kind, _name, title, body = stack.pop()
-            if kind == "menuentry" and (linux := next(filter(None, map(_LINUX.match, body)), None)):
-                path = ">".join([name for _kind, name, _title, _body in stack] + [_name])
-                yield Entry(path, title, linux[1], linux[2], tuple(body))
-            continue
-        braces += line.rstrip().endswith("{") - (line.strip() == "}")
-        stack[-1][3].append(line)
-
-
-def parse_environment(text: str) -> dict[str, str]:
-    """What `grub-editenv list` prints."""
-    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
-
-
-def own_entry(entry: Entry, cmdline: str) -> list[str]:
-    """A lasting entry for a kernel with a command line of its own."""
-    body = [f"{line.rstrip()} {cmdline}" if _LINUX.match(line) else line for line in entry.body]
-    return [f"menuentry '{entry.title}, {cmdline}' --id '{own_id(entry.release)}' {{", *body, "}"]
-
-
-def trial_entry(entry: Entry, words: Sequence[str]) -> list[str]:
-    """An entry that starts a kernel, or restarts the machine where GRUB would wait for a key for ever."""
-    body, loads = [], []
-    for line in entry.body:
-        if _LINUX.match(line):
-            loads.append(f"{bounded(line.strip())} {' '.join(words)}")
-        elif _INITRD.match(line):
-            loads.append(line.strip())
-        else:
-            body.append(line)
-    for load in loads:
-        body += [f"\tif {load}; then", "\t\ttrue", "\telse", "\t\treboot", "\tfi"]
-    # By UEFI an image is looked at only when it is started; an entry that just ends leaves GRUB in its menu.
-    body += ["\tboot", "\treboot"]
-    return [f"menuentry 'Trial of {entry.release}' --id '{TRIAL_ID}' {{", *body, "}"]
-
-
-def own_entries(custom: str) -> dict[str, Entry]:
-    """The lasting entries of our own that custom.cfg has, by release."""
-    return {entry.release: entry for entry in parse_menu(custom).entries if entry.path.startswith(OWN_ID)}
-
-
-def render_custom(custom: str, entries: Iterable[Sequence[str]]) -> str:
+def render_custom(custom: str, entries: Iterable[str]) -> str:
     """custom.cfg with our part replaced; what others wrote there stays."""
-    kept = re.sub(rf"{re.escape(BEGIN)}\n.*?{re.escape(END)}\n", "", custom, flags=re.S)
-    lines = [line for entry in entries for line in entry]
-    if not lines:
+    kept = _PART.sub("", custom)
+    if BEGIN in kept or END in kept:
+        raise Failure("the part of kernel_boot in custom.cfg is not whole; remove what is left of it")
+    text = "".join(entries)
+    if not text:
         return kept
     if kept and not kept.endswith("\n"):
         kept += "\n"
-    return "\n".join([f"{kept}{BEGIN}", *lines, END]) + "\n"
+    return f"{kept}{BEGIN}\n{text}{END}\n"
+
+
+# --- settings -----------------------------------------------------------------------------------------
+
+
+def parse_environment(text: str) -> dict[str, str]:
+    """The variables of an environment block, a file with escapes and padding."""
+    if not text.startswith(SIGNATURE):
+        raise Failure("GRUB's environment block is damaged: it does not begin as one; create it anew")
+    found = {}
+    for line in re.findall(r"(?:\\.|[^\\\n])+", text, re.S):
+        name, equals, value = re.sub(r"\\(.)", r"\1", line, flags=re.S).partition("=")
+        if equals and not line.startswith("#"):
+            found[name] = value
+    return found
 
 
 def keep_saved(settings: str) -> str:
     """/etc/default/grub with a default that is remembered in grubenv."""
     wanted = "GRUB_DEFAULT=saved"
     lines, found = [], False
-    for line in settings.splitlines():
-        if re.match(r"\s*GRUB_DEFAULT=", line):
-            if not found:
-                lines.append(wanted)
-            found = True
-        else:
+    for line in settings.split("\n"):
+        if not _GRUB_DEFAULT.match(line):
             lines.append(line)
-    return "\n".join(lines if found else [*lines, wanted]) + "\n"
+        elif not found:
+            lines.append(wanted)
+            found = True
+    text = "\n".join(lines)
+    if not found:
+        text += ("" if text.endswith("\n") or not text else "\n") + wanted
+    return text if text.endswith("\n") else text + "\n"
+
+
+def other_default(dropins: Mapping[str, str]) -> tuple[str, str]:
+    """The file among those read after /etc/default/grub that sets a GRUB_DEFAULT which is not remembered, and
+    what it sets it to.
+    """
+    found = "", ""
+    for path, text in dropins.items():
+        for value in _GRUB_DEFAULT.findall(text):
+            try:
+                word = next(iter(shlex.split(value, comments=True)), "")
+            except ValueError:
+                word = value
+            found = ("", "") if word == "saved" else (path, word)
+    return found

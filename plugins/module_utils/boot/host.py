@@ -197,6 +197,8 @@ class Machine(Access):
         if todo.disarm:
             self.disarm()
         loader = self._loader()
+        if todo.install or todo.boot:
+            loader.prove()
         if todo.pin:
             loader.default(todo.pin)
         if todo.saved:

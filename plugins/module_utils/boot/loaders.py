@@ -5,30 +5,38 @@
 """The boot loaders that a kernel can be tried with. All of them do the same, each in its way:
 
 look        what it would do, as a Boot
+prove       see that what it is told reaches it, before anything depends on that
 refresh     take notice of a kernel that was installed
 remember    let a default that is set last
 default     set it, and see that it is set
 arm         choose a trial for the next boot alone, and see that it is chosen
-disarm      forget the trial, whether it was started or not
+disarm      forget the trial, whether it was started or not; arm does it by itself if it fails
 own         make or remove a lasting entry for a kernel with a command line of its own; its name
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..common.command import ANY
 from ..common.errors import Failure
-from . import grub, systemd_boot
+from . import grub, grub_menu, systemd_boot
 from .access import EFI, EFI_VARIABLES, Access
-from .plan import TRIAL_ID, Boot
+from .plan import TRIAL_ID, Boot, own_id
 
 GRUB_CFG = "/boot/grub/grub.cfg"
 CUSTOM = "/boot/grub/custom.cfg"
+GRUBENV = "/boot/grub/grubenv"
 SETTINGS = "/etc/default/grub"
+# Scripts of /etc/grub.d that write GRUB_DEFAULT into grub.cfg; a menu may come without their names.
+HEADERS = ("/etc/grub.d/00_header", "")
+# Stands for any default, and for any variable, that could be set.
+MARK = "mkops-any-entry"
+PROBE = "mkops_probe"
 # GRUB cannot write these, or cannot write through them.
 READ_ONLY_FS = ("btrfs", "zfs", "cpiofs", "newc", "odc", "iso9660", "squash4", "f2fs")
 # Where bootctl looks for the EFI system partition.
@@ -78,54 +86,132 @@ class Grub:
     def __init__(self, machine: Access) -> None:
         self.machine = machine
 
+    # --- what it does -------------------------------------------------------------------------------
+
+    def _menu(self, custom: str | None = None, **block: str) -> grub_menu.Menu:
+        """The menu that the next start makes, with another custom.cfg, or other variables in its environment
+        block: an empty one is none.
+        """
+        variables = {name: value for name, value in {**self._environment(), **block}.items() if value}
+
+        def read(path: str) -> str | None:
+            if path == CUSTOM:
+                return self.machine.exact(CUSTOM) if custom is None else custom
+            if path == GRUBENV:
+                return grub.SIGNATURE  # it is made before it is needed
+            return self.machine.exact(path) if self.machine.at(path).is_file() else None
+
+        platform = "efi" if self.machine.at(EFI).exists() else ""
+        try:
+            return grub_menu.Menu(
+                self.machine.exact(GRUB_CFG), grub_menu.Files(read), variables, platform, GRUB_CFG
+            )
+        except grub_menu.Unclear as unclear:
+            raise Failure(f"what GRUB would start cannot be told: {unclear}") from unclear
+
+    def _environment(self) -> dict[str, str]:
+        text = self.machine.exact(GRUBENV)
+        return grub.parse_environment(text) if text else {}
+
     def look(self) -> Boot:
-        menu = self._menu()
-        environment = self._environment()
-        own = grub.own_entries(self.machine.text(CUSTOM))
-        releases = {entry.title: entry.release for entry in menu.entries}
-        releases |= {entry.path: entry.release for entry in [*menu.entries, *own.values()]}
-        entries = {release: menu.entry(release) for release in set(releases.values()) if release}
-        entries = {release: entry for release, entry in entries.items() if entry}
+        menu = self._menu(next_entry="")
+        own = {entry.release: entry for entry in self._own() if entry.release}
+        entries: dict[str, str] = {}
+        releases: dict[str, str] = {}
+        broken: dict[str, str] = {}
+        for entry in menu.everything():
+            release = grub.release_of(entry)
+            if not release or entry.ident == TRIAL_ID:
+                continue
+            usual = release not in entries and grub.ordinary(menu, release) is entry
+            # One that does not name its kernel is, mostly, the one that always starts the newest.
+            if usual or release in f"{entry.ident} {entry.title}":
+                releases[entry.path] = release
+            if usual:
+                entries[release] = entry.path
+                if why := grub.locked(menu, entry) or grub.not_copied(entry):
+                    broken[release] = f"{release} cannot be started through '{entry.title}': {why}"
+        remembers = self._remembers(MARK, next_entry="", saved_entry=MARK)
         return Boot(
             loader="GRUB",
-            entries={release: entry.path for release, entry in entries.items()},
+            entries=entries,
             releases=releases,
-            own={
-                release: entry.title.removeprefix(f"{entries[release].title}, ") if release in entries else ""
-                for release, entry in own.items()
-            },
-            default=environment.get("saved_entry", "") if menu.saved_default else "",
-            once=environment.get("next_entry", ""),
-            remembers=menu.saved_default,
-            faults=tuple(self._faults(menu)),
+            own={release: entry.cmdline for release, entry in own.items()},
+            default=self._started(menu) if remembers else "",
+            once=self._environment().get("next_entry", ""),
+            remembers=remembers,
+            faults=tuple(self._faults()),
+            fixed=self._fixed(),
+            broken=broken,
         )
 
-    def _faults(self, menu: grub.Menu) -> list[str]:
+    def _started(self, menu: grub_menu.Menu) -> str:
+        """What selects the entry that a menu starts; if that is none, what it would start."""
+        name = next(iter(menu.default)) if len(menu.default) == 1 else ""
+        entry = None if isinstance(name, grub_menu.Odd) else menu.find(name)
+        return entry.path if entry else "" if isinstance(name, grub_menu.Odd) else name
+
+    def _remembers(self, entry: str, **block: str) -> bool:
+        return self._menu(prev_saved_entry="", **block).default == {entry}
+
+    def _fixed(self) -> str:
+        """Why no default that is set lasts, nor could be made to; empty if it does."""
+        menu = self._menu(next_entry="", prev_saved_entry="", saved_entry=MARK)
+        path, value = grub.other_default(self._dropins())
+        if path:
+            return (
+                f"{path} sets GRUB_DEFAULT={value} after {SETTINGS}, so no other default of GRUB lasts; "
+                "remove the line, or set it to saved there, and run update-grub"
+            )
+        if menu.default == {MARK}:
+            return ""
+        others = [
+            str(place) for place in menu.fixed_by if place.file != GRUB_CFG or place.section not in HEADERS
+        ]
+        if others:
+            return f"the default of GRUB is set in {', '.join(others)}; remove that, then run update-grub"
+        return ""
+
+    def _dropins(self) -> dict[str, str]:
+        paths = sorted(self.machine.at(f"{SETTINGS}.d").glob("*.cfg"))
+        names = ["/" + str(path.relative_to(self.machine.at("/"))) for path in paths]
+        return {name: self.machine.exact(name) for name in names}
+
+    def _faults(self) -> list[str]:
         found = []
-        if not menu.once:
-            found.append(f"{GRUB_CFG} cannot boot an entry once, next_entry is not in it; run update-grub")
-        if not menu.reads_custom:
+        once = self._menu(next_entry=TRIAL_ID, saved_entry=MARK)
+        left = once.state.block.get("next_entry", frozenset((grub_menu.UNSET,)))
+        if once.default != {TRIAL_ID} or not left <= {"", grub_menu.UNSET}:
+            found.append(
+                f"{GRUB_CFG} does not boot an entry once and forget that (next_entry){self._places(once)}; "
+                "run update-grub"
+            )
+        if CUSTOM not in once.sourced:
             found.append(
                 f"{GRUB_CFG} does not read custom.cfg; restore /etc/grub.d/41_custom, run update-grub"
             )
-        if menu.waits_for_key:
+        # Ubuntu's menu stays longer after a start that did not end well.
+        waits = {*once.waits, *self._menu(next_entry="", recordfail="1").waits}
+        if waits:
             found.append(
-                "GRUB waits for a key at its menu (timeout=-1); set GRUB_TIMEOUT in /etc/default/grub"
+                f"GRUB waits for a key at its menu (timeout={sorted(waits)[0] or 'not set'}); set "
+                f"GRUB_TIMEOUT, and GRUB_RECORDFAIL_TIMEOUT if it is there, in {SETTINGS}; run update-grub"
             )
         if fault := self._environment_fault():
             found.append(f"GRUB cannot forget a trial when it starts it: {fault}")
         return found
 
-    def _menu(self) -> grub.Menu:
-        return grub.parse_menu(self.machine.text(GRUB_CFG))
-
-    def _environment(self) -> dict[str, str]:
-        return grub.parse_environment(
-            self.machine.run(["grub-editenv", "-", "list"], "read GRUB's environment").stdout
-        )
+    @staticmethod
+    def _places(menu: grub_menu.Menu) -> str:
+        return f": the default is set in {', '.join(map(str, menu.fixed_by))}" if menu.fixed_by else ""
 
     def _environment_fault(self) -> str:
-        """Why GRUB itself could not write its environment block."""
+        """Why GRUB itself, or the host, could not write its environment block."""
+        file = self.machine.at(GRUBENV)
+        if file.is_symlink():
+            return f"{GRUBENV} is a symbolic link; replace it by a file, with grub-editenv {GRUBENV} create"
+        if not os.access(file if file.exists() else file.parent, os.W_OK):
+            return f"{GRUBENV} cannot be written; mount its file system read and write"
         probe = self.machine.run
         abstraction = probe(
             ["grub-probe", "--target=abstraction", "/boot/grub"], "find out where /boot/grub lies"
@@ -137,55 +223,139 @@ class Grub:
         ).stdout.strip()
         return f"/boot/grub lies on {kind}, which it cannot write" if kind in READ_ONLY_FS else ""
 
+    # --- changing it --------------------------------------------------------------------------------
+
     def refresh(self) -> None:
         self.machine.run(["update-grub"], "write GRUB's menu")
+        self._menu()
 
-    def remember(self) -> None:
-        self.machine.write(SETTINGS, grub.keep_saved(self.machine.text(SETTINGS)))
-        self.refresh()
+    def prove(self) -> None:
+        self._set(PROBE, "1")
+        self._set(PROBE, "")
 
-    def default(self, entry: str) -> None:
-        argv = ["grub-editenv", "-", "set", f"saved_entry={entry}"]
-        self.machine.run(argv, f"make {entry} GRUB's default")
-        if (now := self._environment().get("saved_entry")) != entry:
+    def _set(self, name: str, value: str) -> None:
+        """Set a variable of the environment block, or remove it, and see that it is so."""
+        argv = ["grub-editenv", "-", *(["set", f"{name}={value}"] if value else ["unset", name])]
+        purpose = f"set {name} in GRUB's environment block" if value else f"remove {name} from it"
+        self.machine.run(argv, purpose)
+        if (now := self._environment().get(name, "")) != value:
             raise Failure(
-                f"GRUB's default is {now} after it was set to {entry}; is /boot/grub/grubenv writable?"
+                f"cannot {purpose}: {name} is '{now}' after it was made '{value}'; is {GRUBENV} writable?"
             )
 
+    def remember(self) -> None:
+        before = self.machine.exact(SETTINGS)
+        text = grub.keep_saved(before)
+        if text != before:
+            self.machine.write(SETTINGS, text)
+        try:
+            self.refresh()
+            if not self._remembers(MARK, next_entry="", saved_entry=MARK):
+                menu = self._menu(next_entry="", saved_entry=MARK)
+                raise Failure(
+                    self._fixed()
+                    or f"GRUB does not remember its default with GRUB_DEFAULT=saved in {SETTINGS}"
+                    f"{self._places(menu)}"
+                )
+        except Failure:
+            if text != before:
+                self.machine.write(SETTINGS, before)
+                with contextlib.suppress(Failure):
+                    self.refresh()
+            raise
+
+    def default(self, entry: str) -> None:
+        # What an older grub-reboot has left would come first.
+        if self._environment().get("prev_saved_entry"):
+            self._set("prev_saved_entry", "")
+        self._set("saved_entry", entry)
+        menu = self._menu(next_entry="")
+        found = menu.find(entry)
+        if found is None:
+            raise Failure(f"GRUB's default is {entry} now, but its menu has no such entry; run update-grub")
+        if why := grub.locked(menu, found):
+            raise Failure(f"GRUB's default is {entry} now, but does not start by itself: {why}")
+        if self._remembers(MARK, next_entry="", saved_entry=MARK) and menu.default != {entry}:
+            raise Failure(f"GRUB does not start {entry} after it was made the default{self._places(menu)}")
+
     def arm(self, release: str, words: Sequence[str]) -> None:
-        self._custom(trial=grub.trial_entry(self._menu().entry(release), words))
+        try:
+            self._arm(release, words)
+        except BaseException:
+            with contextlib.suppress(Failure):
+                self.disarm()
+            raise
+
+    def _arm(self, release: str, words: Sequence[str]) -> None:
+        usual = self._usual(release)
+        kept = self._environment().get("saved_entry", "")
+        lasting = [entry.text for entry in self._own() if entry.ident != TRIAL_ID]
+        self._custom([*lasting, grub.trial_entry(usual, words)])
         # The last step: what comes before changes nothing about the next boot.
-        self.machine.run(
-            ["grub-editenv", "-", "set", f"next_entry={TRIAL_ID}"], "choose the trial for the next boot"
-        )
+        self._set("next_entry", TRIAL_ID)
+        menu = self._menu()
+        trial = menu.find(TRIAL_ID)
+        if menu.default != {TRIAL_ID} or trial is None or grub.release_of(trial) != release:
+            raise Failure(f"GRUB would not start the trial of {release}{self._places(menu)}")
+        if why := grub.locked(menu, trial):
+            raise Failure(f"GRUB would not start the trial of {release} by itself: {why}")
+        block = menu.after(trial)
+        if block.get("saved_entry", {grub_menu.UNSET}) != {kept or grub_menu.UNSET}:
+            raise Failure(
+                f"the trial of {release} would become the default of GRUB: '{usual.title}' saves itself"
+            )
+        if not block.get("next_entry", frozenset()) <= {"", grub_menu.UNSET}:
+            raise Failure(f"GRUB would start the trial of {release} again and again")
+
+    def _usual(self, release: str) -> grub_menu.Entry:
+        menu = self._menu()
+        entry = grub.ordinary(menu, release)
+        if entry is None:
+            raise Failure(f"GRUB has no entry for {release} any more; who removed it?")
+        if why := grub.locked(menu, entry) or grub.not_copied(entry):
+            raise Failure(f"{release} cannot be started through '{entry.title}': {why}")
+        return entry
 
     def disarm(self) -> None:
-        self.machine.run(["grub-editenv", "-", "unset", "next_entry"], "forget the entry to boot once")
-        self._custom()
+        if self._environment().get("next_entry") == TRIAL_ID:
+            self._set("next_entry", "")
+        entries = self._own()
+        if any(entry.ident == TRIAL_ID for entry in entries):
+            self._custom([entry.text for entry in entries if entry.ident != TRIAL_ID])
 
     def own(self, release: str, cmdline: str) -> str:
-        own = self._own()
-        own.pop(release, None)
+        ident = own_id(release)
+        texts = [entry.text for entry in self._own() if entry.ident != ident]
         if cmdline:
-            own[release] = grub.own_entry(self._menu().entry(release), cmdline)
-        self._custom(own)
-        return grub.own_id(release) if cmdline else ""
+            texts.append(grub.own_entry(self._usual(release), cmdline))
+        self._custom(texts)
+        if not cmdline:
+            return ""
+        menu = self._menu()
+        entry = menu.find(ident)
+        if entry is None or grub.release_of(entry) != release:
+            raise Failure(f"GRUB does not have the entry {ident} that was written into {CUSTOM}")
+        if why := grub.locked(menu, entry):
+            raise Failure(f"{release} cannot be started through '{entry.title}': {why}")
+        return ident
 
-    def _own(self) -> dict[str, list[str]]:
-        return {
-            release: [f"menuentry '{entry.title}' --id '{entry.path}' {{", *entry.body, "}"]
-            for release, entry in grub.own_entries(self.machine.text(CUSTOM)).items()
-        }
+    def _own(self) -> list[grub.Own]:
+        return grub.own_entries(self.machine.exact(CUSTOM))
 
-    def _custom(
-        self, own: Mapping[str, Sequence[str]] | None = None, trial: Sequence[str] | None = None
-    ) -> None:
-        """custom.cfg with these lasting entries (those that it has, by default) and this trial."""
-        custom = self.machine.text(CUSTOM)
-        own = self._own() if own is None else own
-        text = grub.render_custom(custom, [*own.values(), *([trial] if trial else [])])
-        if text != custom:
-            self.machine.write(CUSTOM, text)
+    def _custom(self, entries: Sequence[str]) -> None:
+        """custom.cfg with these entries of our own. GRUB itself says whether it takes them."""
+        before = self.machine.exact(CUSTOM)
+        text = grub.render_custom(before, entries)
+        if text == before:
+            return
+        self.machine.write(CUSTOM, text)
+        if not entries:
+            return
+        try:
+            self.machine.run(["grub-script-check", str(self.machine.at(CUSTOM))], f"have GRUB read {CUSTOM}")
+        except Failure:
+            self.machine.write(CUSTOM, before)
+            raise
 
 
 class SystemdBoot:
@@ -287,6 +457,9 @@ class SystemdBoot:
             if release not in self.look().entries:
                 argv = ["kernel-install", "add", release, f"/boot/vmlinuz-{release}"]
                 self.machine.run(argv, f"have systemd-boot know {release}")
+
+    def prove(self) -> None:
+        """Each variable is read again when it is set, and none is set before."""
 
     def remember(self) -> None:
         """It always does."""

@@ -59,6 +59,7 @@ class Boot:
     default: str = ""  # the entry that a restart starts, if it is known at all
     once: str = ""  # the entry for the next boot only
     remembers: bool = True  # a default that is set lasts
+    fixed: str = ""  # why no default can be set at all
     faults: tuple[str, ...] = ()  # why no kernel can be booted on trial
     broken: Mapping[str, str] = field(default_factory=dict)  # release: why this one cannot
     variables: bool = False  # it is told what to do by EFI variables
@@ -270,6 +271,10 @@ def plan(wish: Wish, host: Host) -> Plan:
                 f"the running kernel {host.running} is not in the menu of {loader.loader} and cannot be kept "
                 "as the default"
             )
+        elif pin and not boot and host.running in loader.broken:
+            no.append(loader.broken[host.running])
+    if loader.fixed and (pin or install or promote):
+        no.append(loader.fixed)
     removed = removable(host, release, wish.keep, host.running if boot else "") if wish.boot else ()
     return Plan(
         release=release,

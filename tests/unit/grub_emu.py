@@ -1,0 +1,111 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""GRUB itself, run by a test: grub-emu on a file system with the /boot of a simulated host.
+
+It reads the real grub.cfg, custom.cfg and grubenv, and writes grubenv as it does on a machine. It has no
+command `linux`; functions take its place, which say what they were given.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import tempfile
+import termios
+import time
+from dataclasses import dataclass
+from fcntl import ioctl
+from pathlib import Path
+
+# The first kernel that is loaded ends it.
+LOAD = 'function linux { echo "@linux:" "$@"; reboot; }\n'
+# All is loaded, as far as FAIL allows, and what the entry does then is done.
+GO_ON = """\
+function linux { echo "@linux:" "$@"; if [ "$fail" = linux ]; then false; fi; }
+function initrd { echo "@initrd:" "$@"; if [ "$fail" = initrd ]; then false; fi; }
+"""
+ASKS = "Enter username:"
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What one start of the machine came to."""
+
+    output: str
+    ended: bool  # GRUB did not stay: in its menu, or at a question
+
+    @property
+    def lines(self) -> list[str]:
+        return self.output.splitlines()
+
+    @property
+    def linux(self) -> list[str]:
+        """The words of the commands that loaded a kernel."""
+        return [line.split("@linux: ", 1)[1] for line in self.lines if "@linux: " in line]
+
+    @property
+    def initrd(self) -> list[str]:
+        return [line.split("@initrd: ", 1)[1] for line in self.lines if "@initrd: " in line]
+
+    @property
+    def asks(self) -> bool:
+        """It waits for a person with a password."""
+        return ASKS in self.output
+
+
+def start(grub: Path, prelude: str = LOAD, patience: float = 5) -> Start:
+    """Start a machine whose /boot/grub is this directory; its grubenv is afterwards as GRUB has left it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tree = folder / "tree/boot/grub"
+        shutil.copytree(grub, tree, symlinks=True)
+        config = tree / "grub.cfg"
+        text = config.read_text(errors="surrogateescape")
+        # Nobody wants to wait for the menu to pass.
+        config.write_text(prelude + re.sub(r"timeout=\d+\b", "timeout=0", text), errors="surrogateescape")
+        image = folder / "image"
+        with image.open("wb") as file:
+            file.truncate(2 << 20)
+        make = ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", str(folder / "tree"), str(image)]
+        subprocess.run(make, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+        (folder / "map").write_text(f"(hd0) {image}\n")
+        argv = ["grub-emu", "-m", str(folder / "map"), "-r", "hd0", "-d", "/boot/grub"]
+        output, ended = _watch(argv, patience)
+        if (grub / "grubenv").exists():
+            dump = f"dump /boot/grub/grubenv {folder / 'grubenv'}"
+            subprocess.run(["debugfs", "-R", dump, str(image)], check=True, capture_output=True)
+            (grub / "grubenv").write_bytes((folder / "grubenv").read_bytes())
+    return Start(output, ended)
+
+
+def _watch(argv: list[str], patience: float) -> tuple[str, bool]:
+    """What a program says on its terminal, and whether it ended by itself."""
+    child, terminal = pty.fork()
+    if not child:
+        ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 200, 4000, 0, 0))
+        os.execvpe(argv[0], argv, {**os.environ, "TERM": "vt100"})
+    said = b""
+    end = time.monotonic() + patience
+    ended = False
+    while not ended and time.monotonic() < end and ASKS.encode() not in said:
+        if select.select([terminal], [], [], 0.1)[0]:
+            try:
+                data = os.read(terminal, 65536)
+            except OSError:  # the other side is closed
+                data = b""
+            said += data
+            ended = not data
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(terminal)
+    return _ESCAPE.sub("", said.decode(errors="replace")), ended
