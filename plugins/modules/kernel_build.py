@@ -261,19 +261,22 @@ build_seconds:
   sample: 287.1
 """
 
-import hashlib
 import os
-import re
 import signal
 import time
-from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.mkops.multikernel.plugins.module_utils.build import builder as kb
-from ansible_collections.mkops.multikernel.plugins.module_utils.build import kconfig
-from ansible_collections.mkops.multikernel.plugins.module_utils.build import sign as _kernel_sign
-from ansible_collections.mkops.multikernel.plugins.module_utils.build import source as ks
+from ansible_collections.mkops.multikernel.plugins.module_utils.build.builder import Builder, Stopped
+from ansible_collections.mkops.multikernel.plugins.module_utils.build.debian import (
+    KEYRING,
+    LISTS_VALID_SECONDS,
+    SUITE,
+)
+from ansible_collections.mkops.multikernel.plugins.module_utils.build.order import builder_of
+from ansible_collections.mkops.multikernel.plugins.module_utils.build.packages import FORMATS
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import STOP_SIGNALS
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure, Refused
 
 ARGUMENT_SPEC = {
     "source": {
@@ -282,9 +285,9 @@ ARGUMENT_SPEC = {
         "options": {
             "package": {"type": "str"},
             "version": {"type": "str"},
-            "suite": {"type": "str", "default": "trixie"},
+            "suite": {"type": "str", "default": SUITE},
             "mirror": {"type": "str"},
-            "keyring": {"type": "path", "default": "/usr/share/keyrings/debian-archive-keyring.gpg"},
+            "keyring": {"type": "path", "default": KEYRING},
             "path": {"type": "path"},
             "checksum": {"type": "str"},
         },
@@ -297,7 +300,7 @@ ARGUMENT_SPEC = {
     "local_version": {"type": "str", "default": "-mkops"},
     "jobs": {"type": "int", "default": 0},
     "ccache": {"type": "bool", "default": True},
-    "package": {"type": "str", "choices": [*kb.FORMATS], "default": "deb"},
+    "package": {"type": "str", "choices": [*FORMATS], "default": "deb"},
     "sign": {
         "type": "dict",
         "options": {
@@ -307,131 +310,10 @@ ARGUMENT_SPEC = {
     },
     "keep_tree": {"type": "bool", "default": False},
     "cache_dir": {"type": "path", "default": "~/.cache/mkops"},
-    "lists_valid_seconds": {"type": "int", "default": kb.LISTS_VALID_SECONDS},
+    "lists_valid_seconds": {"type": "int", "default": LISTS_VALID_SECONDS},
     "progress_file": {"type": "path"},
     "remote_src": {"type": "bool", "default": False},
 }
-
-
-def named_digests(paths: list[Path]) -> tuple[tuple[str, str], ...]:
-    return tuple((path.name, kb.sha256_file(path)) for path in paths)
-
-
-def plan(module: AnsibleModule) -> kb.Builder:
-    """Validate everything and find out what is to be built. Raises BuildError with every reason."""
-    params = module.params
-    source = params["source"]
-    cache = kb.Cache(Path(params["cache_dir"]))
-    signer = params["sign"] and _kernel_sign.Signer(
-        Path(params["sign"]["key"]), Path(params["sign"]["certificate"])
-    )
-    tools = dict(kb.FORMATS[params["package"]].tools)
-    tools |= {"ccache": "ccache"} if params["ccache"] else {}
-    tools |= _kernel_sign.TOOLS if signer else {}
-    problems = kb.missing_tools(tools)
-    if signer and not problems:
-        problems += signer.problems()
-
-    if not re.fullmatch(r"(-[a-z0-9.+]+)*", params["local_version"]):
-        problems.append(
-            f"local_version {params['local_version']!r} cannot be part of a package name; "
-            "use lower case letters, digits, dot and plus, with a leading hyphen, such as -mkops"
-        )
-    if params["jobs"] < 0:
-        problems.append(f"jobs is {params['jobs']}; give a number of compilers, or 0 for one per CPU")
-
-    base, base_file = params["config_base"], None
-    if base not in kb.MAKE_BASES:
-        base_file = kb.running_config() if base == kb.RUNNING_BASE else Path(base)
-        if base_file is None:
-            problems.append(
-                f"config_base running: there is neither {' nor '.join(map(str, kb.running_configs()))} "
-                "on the build host; give the path of a configuration file"
-            )
-        elif not base_file.is_file():
-            named = ", ".join((*kb.MAKE_BASES, kb.RUNNING_BASE))
-            problems.append(f"config_base {base} is neither one of {named} nor a file")
-        else:
-            try:
-                base = f"sha256:{hashlib.sha256(kb.read_config(base_file)).hexdigest()}"
-            except (OSError, EOFError) as error:
-                problems.append(f"config_base {base_file} cannot be read: {error}")
-
-    fragments, parsed = [Path(path) for path in params["config"]], []
-    for path in fragments:
-        try:
-            parsed.append(kconfig.parse_fragment(path.read_text(), path.name))
-        except OSError as error:
-            problems.append(f"config fragment {path}: {error.strerror}")
-        except kconfig.FragmentError as error:
-            problems += str(error).splitlines()
-
-    patches = []
-    if params["series"]:
-        directory = Path(params["series"])
-        if not directory.is_dir():
-            problems.append(f"series {directory} is no directory")
-        else:
-            try:
-                patches = kb.read_series(directory)
-            except kb.BuildError as error:
-                problems.append(str(error))
-
-    if source["path"] and Path(source["path"]).is_dir():
-        if not ks.read_marker(Path(source["path"])):
-            problems.append(f"source.path {source['path']} is a directory that kernel_source has not made")
-    elif source["path"]:
-        if not Path(source["path"]).is_file():
-            problems.append(f"source.path {source['path']} is no file")
-        if not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", source["checksum"] or ""):
-            problems.append(f"source.checksum {source['checksum']!r} is not of the form sha256:HEX")
-    elif not Path(source["keyring"]).is_file():
-        problems.append(f"source.keyring {source['keyring']} is no file; install debian-archive-keyring")
-
-    if problems:
-        raise kb.BuildError("nothing was built:\n" + "\n".join(problems), problems=problems)
-
-    if source["path"]:
-        path = Path(source["path"])
-        origin = ks.tree_source(path) if path.is_dir() else kb.local_source(path, source["checksum"])
-
-        def fetch() -> Path:
-            return Path(source["path"])
-
-    else:
-        mirror = source["mirror"] or kb.machine_mirror()
-        archive = kb.Archive(cache.root / "sources", mirror, source["suite"], source["keyring"])
-        origin = archive.resolve(
-            source["package"], source["version"], module.warn, params["lists_valid_seconds"]
-        )
-
-        def fetch() -> Path:
-            return archive.fetch(origin, source["package"])
-
-    return kb.Builder(
-        cache=cache,
-        inputs=kb.Inputs(
-            source=origin,
-            series=named_digests(patches),
-            base=base,
-            fragments=named_digests(fragments),
-            local_version=params["local_version"],
-            toolchain=kb.toolchain(),
-            package=params["package"],
-            signer=signer.fingerprint() if signer else "",
-        ),
-        patches=patches,
-        base_file=base_file,
-        fragments=fragments,
-        wanted=kconfig.merge(parsed),
-        jobs=params["jobs"] or len(os.sched_getaffinity(0)),
-        ccache=params["ccache"],
-        suite=source["suite"],
-        fetch=fetch,
-        progress=kb.Progress(Path(params["progress_file"]) if params["progress_file"] else None),
-        signer=signer,
-        keep_tree=params["keep_tree"],
-    )
 
 
 def side(manifest: dict | None) -> str:
@@ -454,7 +336,7 @@ def side(manifest: dict | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def paths(builder: kb.Builder, manifest: dict) -> dict:
+def paths(builder: Builder, manifest: dict) -> dict:
     directory = builder.cache.kernels / builder.key
     tree = directory / "build"
     return {
@@ -470,17 +352,17 @@ def paths(builder: kb.Builder, manifest: dict) -> dict:
 
 
 def stop(signum: int, _frame: object) -> None:
-    raise kb.Stopped(signal.Signals(signum).name)
+    raise Stopped(signal.Signals(signum).name)
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     started = time.monotonic()
     os.umask(0o022)
-    for signum in kb.STOP_SIGNALS:
+    for signum in STOP_SIGNALS:
         signal.signal(signum, stop)
     try:
-        builder = plan(module)
+        builder = builder_of(module.params, module.warn)
         result = {
             "key": builder.key,
             "release": builder.inputs.release() or "",
@@ -501,14 +383,16 @@ def main() -> None:
                 manifest, made = builder.build()
         if manifest:
             result |= paths(builder, manifest) | {"release": manifest["release"]}
-    except kb.BuildError as error:
+    except Refused as refused:
+        module.fail_json(msg="\n".join(["nothing was built:", *refused.reasons]), problems=refused.reasons)
+    except Failure as error:
         module.fail_json(msg=str(error), **error.details)
     except OSError as error:
         module.fail_json(
             msg=f"{error.filename or module.params['cache_dir']}: {error.strerror}; once that is mended, "
             "the next run continues the build"
         )
-    except kb.Stopped as signalled:
+    except Stopped as signalled:
         module.fail_json(msg=f"stopped by {signalled}; the next run continues the build")
     module.exit_json(changed=made, duration=round(time.monotonic() - started, 2), **result)
 

@@ -210,8 +210,17 @@ from urllib.parse import urlsplit
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import open_url
 
-from ansible_collections.mkops.multikernel.plugins.module_utils.build import builder as kb
 from ansible_collections.mkops.multikernel.plugins.module_utils.build import source as ks
+from ansible_collections.mkops.multikernel.plugins.module_utils.build.address import is_remote, masked
+from ansible_collections.mkops.multikernel.plugins.module_utils.build.debian import (
+    KEYRING,
+    LISTS_VALID_SECONDS,
+    SUITE,
+    Archive,
+    machine_mirror,
+)
+from ansible_collections.mkops.multikernel.plugins.module_utils.build.git import Git
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure, Refused
 
 ARGUMENT_SPEC = {
     "dest": {"type": "path", "required": True},
@@ -220,9 +229,9 @@ ARGUMENT_SPEC = {
         "options": {
             "package": {"type": "str", "required": True},
             "version": {"type": "str"},
-            "suite": {"type": "str", "default": "trixie"},
+            "suite": {"type": "str", "default": SUITE},
             "mirror": {"type": "str"},
-            "keyring": {"type": "path", "default": "/usr/share/keyrings/debian-archive-keyring.gpg"},
+            "keyring": {"type": "path", "default": KEYRING},
         },
     },
     "git": {
@@ -254,7 +263,7 @@ ARGUMENT_SPEC = {
         "options": {"src": {"type": "str", "required": True}, "checksum": {"type": "str"}},
     },
     "cache_dir": {"type": "path", "default": "~/.cache/mkops"},
-    "lists_valid_seconds": {"type": "int", "default": kb.LISTS_VALID_SECONDS},
+    "lists_valid_seconds": {"type": "int", "default": LISTS_VALID_SECONDS},
 }
 ORIGINS = ("debian", "git", "archive", "directory")
 CHUNK = 1 << 20
@@ -267,7 +276,7 @@ def download(address: str, path: Path) -> None:
             while block := answer.read(CHUNK):
                 file.write(block)
     except Exception as error:  # urllib has many, with the address in some of them
-        raise kb.BuildError(f"cannot fetch {ks.masked(address)}: {ks.masked(str(error))}") from None
+        raise Failure(f"cannot fetch {masked(address)}: {masked(str(error))}") from None
 
 
 def passwords(params: dict) -> set[str]:
@@ -286,7 +295,7 @@ def problems_of(params: dict) -> list[str]:
     problems = [f"{tool} is not installed" for tool in missing]
 
     def need_file(what: str, path: str | None) -> None:
-        if path and not ks.is_remote(path) and not Path(path).is_file():
+        if path and not is_remote(path) and not Path(path).is_file():
             problems.append(f"{what} {path} is no file")
 
     if git := params["git"]:
@@ -302,18 +311,18 @@ def problems_of(params: dict) -> list[str]:
         need_file("archive", archive["src"])
         need_file("archive: signature", archive["signature"])
         need_file("archive: keyring", archive["keyring"])
-        if ks.is_remote(archive["src"]) and not (archive["checksum"] or archive["signature"]):
+        if is_remote(archive["src"]) and not (archive["checksum"] or archive["signature"]):
             problems.append(
-                f"archive {ks.masked(archive['src'])}: what is fetched needs a checksum or a signature"
+                f"archive {masked(archive['src'])}: what is fetched needs a checksum or a signature"
             )
     if (debian := params["debian"]) and not Path(debian["keyring"]).is_file():
         problems.append(f"debian: keyring {debian['keyring']} is no file; install debian-archive-keyring")
     if params["directory"] and not Path(params["directory"]).is_dir():
         problems.append(f"directory {params['directory']} is none")
     for patch in params["patches"]:
-        what = f"patch {ks.masked(patch['src'])}"
+        what = f"patch {masked(patch['src'])}"
         problems += ks.checksum_reasons(what, patch["checksum"])
-        if ks.is_remote(patch["src"]):
+        if is_remote(patch["src"]):
             if not patch["checksum"]:
                 problems.append(f"{what}: what is fetched needs a checksum")
         elif not Path(patch["src"]).exists():
@@ -325,14 +334,14 @@ def problems_of(params: dict) -> list[str]:
 
 def origin_of(params: dict, fetcher: ks.Fetcher, warn) -> ks.Origin:
     if debian := params["debian"]:
-        mirror = debian["mirror"] or kb.machine_mirror()
-        archive = kb.Archive(fetcher.sources, mirror, debian["suite"], debian["keyring"])
+        mirror = debian["mirror"] or machine_mirror()
+        archive = Archive(fetcher.sources, mirror, debian["suite"], debian["keyring"])
         return ks.debian_origin(
             archive, debian["package"], debian["version"], warn, params["lists_valid_seconds"]
         )
     if git := params["git"]:
         keyring = Path(git["keyring"]) if git["keyring"] else None
-        return ks.git_origin(ks.Git(fetcher.sources, git["url"]), git["tag"], git["commit"], keyring)
+        return ks.git_origin(Git(fetcher.sources, git["url"]), git["tag"], git["commit"], keyring)
     if archive := params["archive"]:
         keyring = Path(archive["keyring"]) if archive["keyring"] else None
         return ks.archive_origin(fetcher, archive["src"], archive["checksum"], archive["signature"], keyring)
@@ -340,7 +349,7 @@ def origin_of(params: dict, fetcher: ks.Fetcher, warn) -> ks.Origin:
 
 
 def plan(module: AnsibleModule) -> ks.Tree:
-    """The tree that is to be. Raises BuildError with every reason."""
+    """The tree that is to be. Raises Refused with every reason."""
     params = module.params
     problems = problems_of(params)
     fetcher = ks.Fetcher(Path(params["cache_dir"]) / "sources", download)
@@ -349,13 +358,15 @@ def plan(module: AnsibleModule) -> ks.Tree:
         for one in params["patches"]:
             try:
                 patches += ks.expand(one["src"], one["checksum"], fetcher)
-            except kb.BuildError as error:
+            except Refused as refused:
+                problems += refused.reasons
+            except Failure as error:
                 problems.append(str(error))
     if problems:
-        raise kb.BuildError("; ".join(["nothing was made", *problems]), problems=problems)
+        raise Refused(*problems)
     tree = ks.Tree(Path(params["dest"]).absolute(), origin_of(params, fetcher, module.warn), patches)
     if reasons := tree.reasons():
-        raise kb.BuildError("; ".join(reasons))
+        raise Refused(*reasons)
     return tree
 
 
@@ -391,7 +402,9 @@ def main() -> None:
             marker = tree.make()
         if not made or not module.check_mode:
             result["version"] = marker["version"]
-    except kb.BuildError as error:
+    except Refused as refused:
+        module.fail_json(msg="; ".join(["nothing was made", *refused.reasons]), problems=refused.reasons)
+    except Failure as error:
         module.fail_json(msg=str(error), **error.details)
     except OSError as error:
         module.fail_json(msg=f"{error.filename or module.params['dest']}: {error.strerror}")

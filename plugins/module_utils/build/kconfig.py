@@ -11,10 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..common.dotconfig import parse_line
-
-
-class FragmentError(ValueError):
-    """Lines of a fragment that are no options; str() is one reason a line."""
+from ..common.errors import Refused
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Option:
 
 
 def parse_fragment(text: str, name: str) -> list[Option]:
-    """The options of a fragment in order. Raises FragmentError with every bad line."""
+    """The options of a fragment in order. Raises Refused with every bad line."""
     options: dict[str, Option] = {}
     problems = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -51,7 +48,7 @@ def parse_fragment(text: str, name: str) -> list[Option]:
             problems.append(f"{where}: {option} contradicts {earlier} ({earlier.where}); keep one of them")
         options[option.symbol] = option
     if problems:
-        raise FragmentError("\n".join(problems))
+        raise Refused(*problems)
     return list(options.values())
 
 

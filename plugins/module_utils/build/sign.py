@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import builder as kb
+from ..common.command import must
+from ..common.errors import Failure
 
 # Tool and the Debian package that brings it.
 TOOLS = {"sbsign": "sbsigntool", "sbverify": "sbsigntool", "openssl": "openssl"}
@@ -44,8 +45,8 @@ class Signer:
             ("certificate", ["openssl", "x509", "-in", str(self.certificate), "-noout", "-pubkey"]),
         ):
             try:
-                public.append(kb.run(argv, f"read the {name}"))
-            except kb.BuildError:
+                public.append(must(argv, f"read the {name}").stdout)
+            except Failure:
                 found.append(f"sign.{name} {argv[3]} cannot be read: it has to be PEM, without a passphrase")
         if len(public) == 2 and public[0] != public[1]:
             found.append(f"sign.certificate {self.certificate} is not that of sign.key {self.key}")
@@ -54,18 +55,18 @@ class Signer:
     def fingerprint(self) -> str:
         """SHA-256 of the certificate, in hexadecimal."""
         argv = ["openssl", "x509", "-in", str(self.certificate), "-noout", "-fingerprint", "-sha256"]
-        return kb.run(argv, "read the certificate").rpartition("=")[2].strip().replace(":", "").lower()
+        return must(argv, "read the certificate").stdout.rpartition("=")[2].strip().replace(":", "").lower()
 
     def sign(self, image: Path) -> None:
         """The image becomes the signed one. It is to have no signature yet: sbsign would add a second one."""
         signed = image.with_name(f"{image.name}.signed")
         argv = ["sbsign", "--key", str(self.key), "--cert", str(self.certificate), "--output", str(signed)]
-        kb.run([*argv, str(image)], f"sign {image.name}")
+        must([*argv, str(image)], f"sign {image.name}")
         signed.replace(image)
 
     def verify(self, image: Path) -> None:
         argv = ["sbverify", "--cert", str(self.certificate), str(image)]
-        kb.run(argv, f"find the signature of {self.certificate} in {image.name}")
+        must(argv, f"find the signature of {self.certificate} in {image.name}")
 
     @contextlib.contextmanager
     def for_modules(self, tree: Path, config: Mapping[str, str]) -> Iterator[None]:

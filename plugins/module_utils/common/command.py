@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import signal
 import subprocess
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 from .errors import Failure
 
@@ -20,6 +22,7 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LOCALE = {"LC_ALL": "C.UTF-8", "LANGUAGE": "C", "PYTHONIOENCODING": "utf-8"}
 GRACE = 5  # seconds between SIGTERM and SIGKILL
 ANY = range(-64, 256)  # return codes: all of them
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def environment() -> dict[str, str]:
@@ -56,16 +59,18 @@ def run(
     timeout: float | None = None,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
-    stdin: str | None = None,
+    stdin: str | IO[bytes] | None = None,
     inherit: bool = False,
     kill: bool = True,
 ) -> Done:
     """Run a program to its end.
 
     timeout: seconds; then it gets SIGTERM and, if kill, SIGKILL 5 s later. env: instead of this process's
-    environment and locale. inherit: it inherits the locks held here. Raises OSError if it cannot be started.
+    environment and locale. stdin: text, or a file or pipe. inherit: it inherits the locks held here.
+    Raises OSError if it cannot be started.
     """
     words = tuple(map(str, argv))
+    text = stdin if isinstance(stdin, str) else None
     process = subprocess.Popen(
         # Text is UTF-8 whatever the locale is; a Path has the bytes of a name in the locale's way.
         [
@@ -74,7 +79,7 @@ def run(
         ],
         cwd=cwd,
         env=environment() if env is None else dict(env),
-        stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+        stdin=subprocess.PIPE if text is not None else subprocess.DEVNULL if stdin is None else stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         close_fds=not inherit,
@@ -82,7 +87,7 @@ def run(
         errors="replace",
     )
     try:
-        stdout, stderr = process.communicate(stdin, timeout)
+        stdout, stderr = process.communicate(text, timeout)
     except subprocess.TimeoutExpired:
         stdout, stderr = _stop(process, kill)
         late = f"no answer within {timeout:g} s"
@@ -113,7 +118,7 @@ def must(
     timeout: float | None = None,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
-    stdin: str | None = None,
+    stdin: str | IO[bytes] | None = None,
     inherit: bool = False,
 ) -> Done:
     """Run a program that has to succeed, or raise Failure, which says what it was for and why it did not.
@@ -139,3 +144,68 @@ def must(
         lines = causes(done.stderr + done.stdout) if causes else said
         raise Failure(f"cannot {purpose}: {name} ended with {done.rc}: {' | '.join(lines)}", done.details())
     return done
+
+
+@contextlib.contextmanager
+def stream(
+    argv: Sequence[str | Path],
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    inherit: bool = False,
+) -> Iterator[subprocess.Popen[str]]:
+    """A program whose lines, of standard output and error, are read from its stdout as they come.
+
+    It ends, with all that it started, when the body is left by an exception.
+    """
+    said = {"stderr": subprocess.STDOUT, "encoding": "utf-8", "errors": "replace"}
+    env = environment() if env is None else dict(env)
+    with _group(argv, cwd=cwd, env=env, close_fds=not inherit, **said) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def bytes_of(argv: Sequence[str | Path], stdin: IO[bytes] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A program whose stdout is read as bytes. Whoever does not read to the end leaves it a broken pipe."""
+    given = subprocess.DEVNULL if stdin is None else stdin
+    with _group(argv, env=environment(), stdin=given, stderr=subprocess.DEVNULL) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def _group(argv: Sequence[str | Path], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    # A signal that came before the process is known here would leave it behind: hold it back until then.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, **options}
+    try:
+        with subprocess.Popen(
+            tuple(map(str, argv)),
+            start_new_session=True,
+            preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, mask),  # noqa: PLW1509
+            **options,
+        ) as process:
+            try:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                yield process
+            except BaseException:
+                _end_group(process)
+                raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _end_group(process: subprocess.Popen[Any]) -> None:
+    """End a program and all that it started."""
+    for signum, patience in ((signal.SIGTERM, 2 * GRACE), (signal.SIGKILL, GRACE)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signum)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+            return
+
+
+def detach(argv: Sequence[str | Path]) -> None:
+    """Start a program that nobody waits for, and that outlives this process."""
+    nothing = subprocess.DEVNULL
+    subprocess.Popen(
+        tuple(map(str, argv)), stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
+    )

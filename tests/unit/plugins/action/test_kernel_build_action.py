@@ -12,7 +12,10 @@ import pytest
 from ansible.errors import AnsibleActionFail, AnsibleFileNotFound
 
 from ansible_collections.mkops.multikernel.plugins.action import kernel_build as action
-from ansible_collections.mkops.multikernel.plugins.module_utils.build import builder as kb
+from ansible_collections.mkops.multikernel.plugins.module_utils.build.configuration import (
+    MAKE_BASES,
+    RUNNING_BASE,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +35,7 @@ def test_describe(progress, text):
 
 
 def test_action_and_module_know_the_same_bases():
-    assert set(action.NAMED_BASES) == {*kb.MAKE_BASES, kb.RUNNING_BASE}
+    assert set(action.NAMED_BASES) == {*MAKE_BASES, RUNNING_BASE}
 
 
 class Shell:

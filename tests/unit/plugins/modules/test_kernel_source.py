@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
-from ansible_collections.mkops.multikernel.plugins.module_utils.build import builder as kb
 from ansible_collections.mkops.multikernel.plugins.module_utils.build import source as ks
+from ansible_collections.mkops.multikernel.plugins.module_utils.build.git import ENVIRONMENT
+from ansible_collections.mkops.multikernel.plugins.module_utils.build.tree import unpack
 from ansible_collections.mkops.multikernel.plugins.modules import kernel_build, kernel_source
 
 MAKEFILE = "VERSION = 7\nPATCHLEVEL = 0\nSUBLEVEL = 0\nEXTRAVERSION =\nNAME = x\n"
@@ -117,7 +118,7 @@ def git(directory: Path, *args: str, **environment: str) -> str:
         check=True,
         capture_output=True,
         text=True,
-        env=os.environ | ks.GIT_ENVIRONMENT | environment,
+        env=os.environ | ENVIRONMENT | environment,
     )
     return done.stdout.strip()
 
@@ -394,7 +395,7 @@ def test_a_build_takes_the_tree(run, dest, tree, tmp_path):
     assert source.kernel_version == "7.0.0"
     work = tmp_path / "work"
     work.mkdir()
-    copy = kb.unpack(dest, work)
+    copy = unpack(dest, work)
     assert ks.tree_digest(copy) == ks.tree_digest(dest)
     (tree / "Makefile").write_text(MAKEFILE.replace("EXTRAVERSION =", "EXTRAVERSION = -mk5"))
     assert run(directory=str(tree))["version"] == "7.0.0-mk5"

@@ -1,0 +1,92 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Where builds are kept:
+
+CACHE/sources/              source packages, and the private apt state that fetches them
+CACHE/ccache/
+CACHE/kernels/KEY/          packages, vmlinux, config, build.log, manifest.json: complete or not there
+CACHE/kernels/KEY/build/    the tree that it was built in, where that is wanted
+CACHE/kernels/.work/KEY/    a build under way or interrupted
+CACHE/kernels/.work/KEY.{lock,log}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..common.command import detach
+from ..common.files import sha256_file
+from ..common.lock import locked
+
+TRASH = "trash-"
+
+
+def discard(tree: Path) -> None:
+    """Remove a source tree, which takes a busy disk minutes, without anybody having to wait for it."""
+    if not tree.name.startswith(TRASH):
+        tree = tree.rename(tree.with_name(f"{TRASH}{tree.name}-{os.getpid()}"))
+    detach(["rm", "-rf", tree])
+
+
+@dataclass
+class Cache:
+    """The directory of them."""
+
+    root: Path
+
+    @property
+    def kernels(self) -> Path:
+        return self.root / "kernels"
+
+    def work(self, key: str, suffix: str = "") -> Path:
+        return self.kernels / ".work" / f"{key}{suffix}"
+
+    def manifest(self, key: str) -> dict[str, Any] | None:
+        """The manifest of a build that is complete and unharmed."""
+        directory = self.kernels / key
+        try:
+            manifest: dict[str, Any] = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+            whole = all(sha256_file(directory / name) == digest for name, digest in manifest["files"].items())
+        except (OSError, ValueError, KeyError):
+            return None
+        return manifest if whole else None
+
+    def latest(self) -> dict[str, Any] | None:
+        """The manifest of the newest build, for the estimate and the diff."""
+        found = sorted(self.kernels.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+        try:
+            newest: dict[str, Any] | None = json.loads(found[-1].read_text(encoding="utf-8"))
+        except (IndexError, ValueError):
+            return None
+        return newest
+
+    @contextlib.contextmanager
+    def lock(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
+        """One build per key. What a run starts inherits the lock: what a killed one leaves still holds it."""
+        path = self.work(key, ".lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path, waiting=waiting, inherit=True):
+            yield
+
+    def drop_abandoned(self, key: str) -> None:
+        """Unfinished trees of other keys are large: remove those that nobody works in, and old progress."""
+        for left in self.work(key).parent.glob("progress-*.json"):
+            if time.time() - left.stat().st_mtime > 3600:
+                left.unlink(missing_ok=True)
+        for tree in self.work(key).parent.glob("*/"):
+            if tree.name == key:
+                continue
+            if tree.name.startswith(TRASH):
+                discard(tree)  # once more, should it have been interrupted
+                continue
+            with contextlib.suppress(BlockingIOError), locked(self.work(tree.name, ".lock"), timeout=0):
+                discard(tree)

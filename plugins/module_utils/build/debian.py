@@ -1,0 +1,162 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Debian archives: source packages, fetched and verified by apt through a configuration of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..common.command import must, run
+from ..common.errors import Failure
+from ..common.files import sha256, sha256_file, write_file
+from .key import Source
+from .log import error_lines
+
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+SUITE = "trixie"
+LISTS_VALID_SECONDS = 24 * 3600
+
+
+def parse_uri_line(output: str) -> tuple[str, str]:
+    """(file name, sha256) of what `apt-get --print-uris download` printed."""
+    match = re.search(r"^'[^']+' (\S+) \d+ SHA256:([0-9a-f]{64})$", output, re.M)
+    if not match:
+        raise ValueError(output.strip() or "no output")
+    return match[1], match[2]
+
+
+def deb_version(filename: str) -> str:
+    """The version in a package's file name: NAME_VERSION_ARCH.deb, with %3a for a colon."""
+    return filename.split("_")[1].replace("%3a", ":")
+
+
+def machine_mirror() -> str:
+    """The Debian mirror that this machine's own package sources name."""
+    argv = ["apt-get", "indextargets", "--no-release-info", "--format=$(REPO_URI)", "Created-By: Packages"]
+    done = must(argv, "find the Debian mirror of this machine")
+    for uri in done.stdout.split():
+        if uri.rstrip("/").endswith("/debian"):
+            return uri.rstrip("/")
+    raise Failure(
+        "no mirror was given, and the package sources of this machine name no Debian mirror", cmd=argv
+    )
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A Debian archive, used through an apt configuration of its own: the machine's is not touched."""
+
+    root: Path
+    mirror: str
+    suite: str
+    keyring: str
+
+    @property
+    def _state(self) -> Path:
+        name = sha256(f"{self.mirror} {self.suite} {self.keyring}")[:12]
+        return self.root / f"apt-{self.suite}-{name}"
+
+    def apt(self, *args: str, cwd: Path | None = None) -> str:
+        state = self._state
+        for part in ("lists/partial", "cache/archives/partial", "parts"):
+            (state / part).mkdir(parents=True, exist_ok=True)
+        sources = state / "sources.list"
+        entry = f"deb [signed-by={self.keyring}] {self.mirror} {self.suite} main\n"
+        if not sources.exists() or sources.read_text(encoding="utf-8") != entry:
+            write_file(sources, entry)
+        options = {
+            "Dir::Etc::sourcelist": sources,
+            "Dir::Etc::sourceparts": state / "parts",
+            "Dir::Etc::preferences": "/dev/null",
+            "Dir::Etc::preferencesparts": state / "parts",
+            "Dir::State": state,
+            "Dir::State::lists": state / "lists",
+            "Dir::State::status": "/dev/null",
+            "Dir::Cache": state / "cache",
+            "Acquire::Languages": "none",
+            "APT::Sandbox::User": "root",
+        }
+        argv = ["apt-get", "-q", *(f"-o{name}={value}" for name, value in options.items()), *args]
+        done = run(argv, cwd=cwd)
+        if done.rc:
+            raise Failure(
+                f"apt-get {args[0]} failed for {self.mirror} {self.suite}: "
+                + " ".join(error_lines(done.stderr or done.stdout, 3)),
+                done.details(),
+            )
+        return done.stdout
+
+    def refresh(self, warn: Callable[[str], None], valid_seconds: int) -> None:
+        """Fetch the package lists if they are old; old lists serve when the mirror is away."""
+        stamp = self._state / "refreshed"
+        if stamp.exists() and time.time() - stamp.stat().st_mtime < valid_seconds:
+            return
+        try:
+            self.apt("update", "-oAPT::Update::Error-Mode=any")
+        except Failure as error:
+            if not stamp.exists():
+                raise
+            warn(f"using package lists of {time.ctime(stamp.stat().st_mtime)}: {error}")
+        else:
+            stamp.touch()
+
+    def resolve(
+        self, package: str, version: str | None, warn: Callable[[str], None], valid_seconds: int
+    ) -> Source:
+        """The exact source package that is wanted: pinned, or the newest of the suite."""
+        pinned = self.root / f"{package}_{(version or '').replace(':', '%3a')}_all.deb.sha256"
+        if version and pinned.exists():
+            return Source(pinned.name.removesuffix(".sha256"), pinned.read_text().strip(), version)
+        self.refresh(warn, valid_seconds)
+        wanted = f"{package}={version}" if version else package
+        # apt takes a second to read its lists: the same lists give the same answer.
+        answer = self._state / f"resolved-{wanted}"
+        refreshed = (self._state / "refreshed").stat().st_mtime_ns
+        if answer.exists() and answer.stat().st_mtime_ns == refreshed:
+            return Source(*json.loads(answer.read_text()))
+        try:
+            name, digest = parse_uri_line(self.apt("--print-uris", "download", wanted))
+        except (Failure, ValueError) as error:
+            raise Failure(
+                f"no source package {wanted} in {self.mirror} {self.suite}: {error}. "
+                "Give a package and version that the suite has (apt-cache policy), or source.path"
+            ) from None
+        source = Source(name, digest, deb_version(name))
+        write_file(answer, json.dumps([source.name, source.sha256, source.version]), sync=False)
+        os.utime(answer, ns=(refreshed, refreshed))
+        return source
+
+    def fetch(self, source: Source, package: str) -> Path:
+        path = self.root / source.name
+        if not path.exists():
+            incoming = self.root / f".incoming-{os.getpid()}"
+            incoming.mkdir()
+            try:
+                self.apt("download", f"{package}={source.version}", cwd=incoming)
+                (incoming / source.name).replace(path)
+            finally:
+                shutil.rmtree(incoming, ignore_errors=True)
+        if (digest := sha256_file(path)) != source.sha256:
+            raise Failure(f"{path} has sha256 {digest}, expected {source.sha256}; remove it and try again")
+        write_file(path.with_name(f"{path.name}.sha256"), source.sha256 + "\n")
+        return path
+
+
+def local_source(path: Path, checksum: str) -> Source:
+    """A source archive that is on the build host already: .deb or .tar.*, checked against sha256:HEX."""
+    digest = sha256_file(path)
+    if digest != checksum.removeprefix("sha256:").lower():
+        raise Failure(f"source.path {path} has sha256 {digest}, but source.checksum says {checksum}")
+    version = None
+    if path.suffix == ".deb":
+        version = must(["dpkg-deb", "-f", path, "Version"], f"read the version of {path}").stdout.strip()
+    return Source(path.name, digest, version)

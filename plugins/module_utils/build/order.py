@@ -1,0 +1,178 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""An order for a kernel: checked as a whole, and made into the build that carries it out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..common.errors import Refused
+from ..common.files import read_text, sha256, sha256_file
+from . import kconfig, sign
+from .builder import Builder
+from .cache import Cache
+from .configuration import (
+    MAKE_BASES,
+    RUNNING_BASE,
+    Configuration,
+    read_config,
+    running_config,
+    running_configs,
+)
+from .debian import Archive, local_source, machine_mirror
+from .key import Inputs, Source
+from .packages import FORMATS
+from .patches import read_series
+from .progress import Progress
+from .source import read_marker, tree_source
+from .toolchain import missing_tools, toolchain
+
+Reasons = list[str]
+Warn = Callable[[str], None]
+
+
+def builder_of(params: Mapping[str, Any], warn: Warn) -> Builder:
+    """The build that the module's parameters ask for.
+
+    Raises Refused with every reason why they cannot be, Failure where a source cannot be found out.
+    """
+    reasons: Reasons = []
+    signer = params["sign"] and sign.Signer(Path(params["sign"]["key"]), Path(params["sign"]["certificate"]))
+    reasons += _tool_reasons(params, signer)
+    reasons += _value_reasons(params)
+    base, base_file = _base(params["config_base"], reasons)
+    fragments = [Path(path) for path in params["config"]]
+    parsed = _parsed(fragments, reasons)
+    patches = _patches(params["series"], reasons)
+    reasons += _source_reasons(params["source"])
+    if reasons:
+        raise Refused(*reasons)
+
+    cache = Cache(Path(params["cache_dir"]))
+    source, fetch = _source(params, cache, warn)
+    return Builder(
+        cache=cache,
+        inputs=Inputs(
+            source=source,
+            series=_named_digests(patches),
+            base=base,
+            fragments=_named_digests(fragments),
+            local_version=params["local_version"],
+            toolchain=toolchain(),
+            package=params["package"],
+            signer=signer.fingerprint() if signer else "",
+        ),
+        patches=patches,
+        configuration=Configuration(base, base_file, fragments, kconfig.merge(parsed)),
+        jobs=params["jobs"] or len(os.sched_getaffinity(0)),
+        ccache=params["ccache"],
+        suite=params["source"]["suite"],
+        fetch=fetch,
+        progress=Progress(Path(params["progress_file"]) if params["progress_file"] else None),
+        signer=signer,
+        keep_tree=params["keep_tree"],
+    )
+
+
+def _named_digests(paths: Sequence[Path]) -> tuple[tuple[str, str], ...]:
+    return tuple((path.name, sha256_file(path)) for path in paths)
+
+
+def _tool_reasons(params: Mapping[str, Any], signer: sign.Signer | None) -> Reasons:
+    tools = dict(FORMATS[params["package"]].tools)
+    tools |= {"ccache": "ccache"} if params["ccache"] else {}
+    tools |= sign.TOOLS if signer else {}
+    reasons = missing_tools(tools)
+    return signer.problems() if signer and not reasons else reasons
+
+
+def _value_reasons(params: Mapping[str, Any]) -> Reasons:
+    reasons = []
+    if not re.fullmatch(r"(-[a-z0-9.+]+)*", params["local_version"]):
+        reasons.append(
+            f"local_version {params['local_version']!r} cannot be part of a package name; "
+            "use lower case letters, digits, dot and plus, with a leading hyphen, such as -mkops"
+        )
+    if params["jobs"] < 0:
+        reasons.append(f"jobs is {params['jobs']}; give a number of compilers, or 0 for one per CPU")
+    return reasons
+
+
+def _base(base: str, reasons: Reasons) -> tuple[str, Path | None]:
+    """How the key names the base, and its file if it has one."""
+    if base in MAKE_BASES:
+        return base, None
+    path = running_config() if base == RUNNING_BASE else Path(base)
+    if path is None:
+        reasons.append(
+            f"config_base running: there is neither {' nor '.join(map(str, running_configs()))} "
+            "on the build host; give the path of a configuration file"
+        )
+    elif not path.is_file():
+        named = ", ".join((*MAKE_BASES, RUNNING_BASE))
+        reasons.append(f"config_base {base} is neither one of {named} nor a file")
+    else:
+        try:
+            return f"sha256:{sha256(read_config(path))}", path
+        except (OSError, EOFError) as error:
+            reasons.append(f"config_base {path} cannot be read: {error}")
+    return base, None
+
+
+def _parsed(fragments: Sequence[Path], reasons: Reasons) -> list[list[kconfig.Option]]:
+    parsed = []
+    for path in fragments:
+        try:
+            parsed.append(kconfig.parse_fragment(read_text(path), path.name))
+        except OSError as error:
+            reasons.append(f"config fragment {path}: {error.strerror}")
+        except Refused as refused:
+            reasons += refused.reasons
+    return parsed
+
+
+def _patches(series: str | None, reasons: Reasons) -> list[Path]:
+    if not series:
+        return []
+    if not Path(series).is_dir():
+        reasons.append(f"series {series} is no directory")
+        return []
+    try:
+        return read_series(Path(series))
+    except Refused as refused:
+        reasons += refused.reasons
+    return []
+
+
+def _source_reasons(source: Mapping[str, Any]) -> Reasons:
+    if not source["path"]:
+        if Path(source["keyring"]).is_file():
+            return []
+        return [f"source.keyring {source['keyring']} is no file; install debian-archive-keyring"]
+    path = Path(source["path"])
+    if path.is_dir():
+        if read_marker(path):
+            return []
+        return [f"source.path {path} is a directory that kernel_source has not made"]
+    reasons = [] if path.is_file() else [f"source.path {path} is no file"]
+    if not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", source["checksum"] or ""):
+        reasons.append(f"source.checksum {source['checksum']!r} is not of the form sha256:HEX")
+    return reasons
+
+
+def _source(params: Mapping[str, Any], cache: Cache, warn: Warn) -> tuple[Source, Callable[[], Path]]:
+    """The source, and how it gets here."""
+    wish = params["source"]
+    if wish["path"]:
+        path = Path(wish["path"])
+        return tree_source(path) if path.is_dir() else local_source(path, wish["checksum"]), lambda: path
+    mirror = wish["mirror"] or machine_mirror()
+    archive = Archive(cache.root / "sources", mirror, wish["suite"], wish["keyring"])
+    source = archive.resolve(wish["package"], wish["version"], warn, params["lists_valid_seconds"])
+    return source, lambda: archive.fetch(source, wish["package"])
