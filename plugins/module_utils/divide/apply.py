@@ -55,10 +55,11 @@ class Applier:
         return self._kerf.commands
 
     def run(self, steps: Iterable[Step]) -> None:
-        for step in steps:
-            with Attempt(self._kernel) as attempt:
-                self._take(step, attempt)
-            self.done.append(step)
+        with self._kerf.imported():
+            for step in steps:
+                with Attempt(self._kernel) as attempt:
+                    self._take(step, attempt)
+                self.done.append(step)
 
     def await_again(self, instance: Instance) -> None:
         """One that runs already, and that an earlier run has waited for in vain."""

@@ -11,7 +11,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from ..common.command import Done, run
 from ..common.errors import Failure
 from ..common.files import native, read_text
+from .forked import Forked
 from .kernelfs import KernelFs, Paths
 from .plan import Step
 from .versions import DEFAULT_KERF, kerf_reason
@@ -111,6 +112,7 @@ class Kerf:
     path: str
     kernel: KernelFs
     calls: list[Done] = field(default_factory=list)
+    _imported: Forked | None = None
 
     @classmethod
     def find(cls, path: str, kernel: KernelFs) -> Kerf:
@@ -156,12 +158,34 @@ class Kerf:
             return None
         return notes[0].name.removesuffix(".dist-info").partition("-")[2]
 
+    @contextlib.contextmanager
+    def imported(self) -> Iterator[None]:
+        """Meanwhile kerf is imported once for all calls, where it is installed as pip does it."""
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):
+                self._imported = stack.enter_context(Forked(native(self.path)))
+            try:
+                yield
+            finally:
+                self._imported = None
+
     def call(self, words: Sequence[str], timeout: float = TIMEOUT) -> Done:
-        done = self.run([self.path, *words], timeout)
-        self.calls.append(done)
+        done = self._call(words, timeout)
         if done.rc and _LOCK_BUSY in done.stderr and self._drop_stale_locks():
-            done = self.run([self.path, *words], timeout)
-            self.calls.append(done)
+            done = self._call(words, timeout)
+        return done
+
+    def _call(self, words: Sequence[str], timeout: float) -> Done:
+        argv = [self.path, *words]
+        if self._imported and self._imported.alive:
+            try:
+                done = self._imported.run(words, timeout)
+            except OSError as error:
+                # It may have done its work before: that is not for this side to say, and never done twice.
+                done = Done(tuple(argv), None, "", str(error))
+        else:
+            done = self.run(argv, timeout)
+        self.calls.append(done)
         return done
 
     def forget(self, name: str) -> None:

@@ -317,3 +317,54 @@ def test_wait_until():
     answers = iter([False, False, True])
     assert wait_until(lambda: next(answers), 5, 0)
     assert not wait_until(lambda: False, 0.05, 0.01)
+
+
+@pytest.fixture
+def tool(tmp_path, monkeypatch):
+    """A kerf as pip installs it, which tells each import and each call."""
+    (tmp_path / "kerf_of_a_test.py").write_text(
+        "import os, sys\n"
+        "def note(text):\n"
+        "    with open(os.environ['NOTES'], 'a') as file:\n"
+        "        print(text, file=file)\n"
+        "note('imported')\n"
+        "def main():\n"
+        "    note(' '.join(sys.argv[1:]))\n"
+        "    if 'gone' in sys.argv:\n"
+        "        os.kill(os.getppid(), 9)\n"
+        "    return 3 if 'bad' in sys.argv else 0\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("NOTES", str(tmp_path / "notes"))
+    script = tmp_path / "kerf"
+    script.write_text(f"#!{sys.executable}\nimport sys\nfrom kerf_of_a_test import main\nsys.exit(main())\n")
+    script.chmod(0o755)
+    return script
+
+
+def test_kerf_is_imported_once_for_all_steps(paths, tool, tmp_path):
+    kerf = Kerf(str(tool), KernelFs(paths))
+    with kerf.imported():
+        assert [kerf.call((word,)).rc for word in ("one", "bad", "two")] == [0, 3, 0]
+    assert (tmp_path / "notes").read_text().split() == ["imported", "one", "bad", "two"]
+    assert kerf.commands == [f"{tool} one", f"{tool} bad", f"{tool} two"]
+    assert kerf.call(("after",)).rc == 0
+    assert (tmp_path / "notes").read_text().split()[4:] == ["imported", "after"]
+
+
+def test_a_kerf_of_another_kind_is_run_as_it_is(paths, tmp_path):
+    script = tmp_path / "kerf"
+    script.write_text("#!/bin/sh\necho said $1\n")
+    script.chmod(0o755)
+    kerf = Kerf(str(script), KernelFs(paths))
+    with kerf.imported():
+        assert kerf.call(("one",)).stdout == "said one\n"
+
+
+def test_a_call_whose_answer_is_lost_is_not_made_again(paths, tool, tmp_path):
+    kerf = Kerf(str(tool), KernelFs(paths))
+    with kerf.imported():
+        lost = kerf.call(("gone",))
+        assert (lost.rc, "went away" in lost.stderr) == (None, True)
+        assert kerf.call(("next",)).rc == 0
+    assert (tmp_path / "notes").read_text().split() == ["imported", "gone", "imported", "next"]
