@@ -10,22 +10,29 @@ Nothing here is needed for the host to come back: that is arranged on the host b
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import os
 import re
+import secrets
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError, AnsibleFileNotFound
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+from ansible_collections.mkops.multikernel.plugins.module_utils.boot.trial import TOKEN_WORD
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.files import sha256_file
+
 MODULE = "mkops.multikernel.kernel_boot"
 INSTANCE = "mkops.multikernel.instance"
 INTERNAL = ("phase", "trial", "image_sha256")
 POLL_SECONDS = 2
-DOWN_SECONDS = 600
+# A package manager at work is waited for, looked at this often.
+BUSY_SECONDS = 600
+BUSY_POLL_SECONDS = 10
 CONSOLE_BYTES = 1 << 20
 CONSOLE_LINES = 60
 # What the kernel on trial says when it goes by itself.
@@ -106,7 +113,7 @@ class ActionModule(ActionBase):
         if planned.get("failed"):
             return planned | {"outcome": "failed"}
         todo = planned.pop("todo")
-        planned.pop("boot_id", None)
+        boot_id = planned.pop("boot_id", "")
         release = self._release = planned["release"]
         self._base = planned
         if planned["reasons"]:
@@ -119,70 +126,142 @@ class ActionModule(ActionBase):
             reason = "this host is the controller, which cannot restart itself and wait for that"
             raise Stop(self._failure("refused", [reason], "nothing was changed", changed=False))
 
+        # From here on a kernel is named, not what it was when the run began.
+        self._args["release"] = release
+        self._limit = todo["timeout"]
         self._send(todo)
         if todo["install"]:
             self._say(f"installs {release}")
-        self._must(self._module("install"), "it was not installed")
+        installed = self._install()
         for name in todo["stop"]:
             self._stop_instance(name)
         if todo["boot"]:
-            return self._trial()
+            return self._trial(boot_id)
         if todo["promote"]:
             return self._judge(todo["trial"])
-        return planned | {"outcome": "installed"} | self._after(None)
+        outcome = "installed" if todo["install"] or todo["image"] else "tidied"
+        facts = {"changed": installed.get("changed", True), "removed": installed.get("removed", [])}
+        return self._base | facts | {"outcome": outcome} | self._after(None)
 
-    def _trial(self) -> dict:
+    def _install(self) -> dict:
+        """As soon as nobody else changes packages."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        told = ""
+        while True:
+            installed = self._must(self._module("install"), "it was not installed")
+            busy = installed.get("busy", "")
+            if not busy:
+                return installed
+            if time.monotonic() >= deadline:
+                what = (
+                    f"nothing was installed: {busy}, for {BUSY_SECONDS} s; wait until it ends, then run again"
+                )
+                raise Stop(self._failure("failed", [what], "nothing was changed", changed=False))
+            if busy != told:
+                self._say(f"waits: {busy}")
+                told = busy
+            time.sleep(BUSY_POLL_SECONDS)
+
+    def _trial(self, boot_id: str) -> dict:
         console = self._console_size()
-        started = self._must(self._module("trial"), "it was not booted")
+        # The host takes this token, so that its trial is known also if it is gone before it can say so.
+        trial = {"token": secrets.token_hex(8), "boot_id": boot_id, "previous": self._base["running"]}
         self._begin = time.monotonic()
-        trial = started["trial"]
+        started = False
+        with contextlib.suppress(AnsibleConnectionFailure):
+            trial |= self._must(self._module("trial", trial), "it was not booted")["trial"]
+            started = True
         self._say(f"restarts, to boot {self._release} once")
-        seen = self._wait({trial["boot_id"]})
-        if f"mkops.trial={trial['token']}" not in seen[2].split():
-            return self._fallen_back(seen, [], console)
+        for seen in self._answers():
+            if seen and seen[0] != trial["boot_id"]:
+                break
+            if seen and not started:
+                self._take_back(trial, "the connection was lost when its trial began")
+        else:
+            if seen:
+                self._take_back(trial, f"the host did not restart in {self._limit} s")
+            self._lost(seen, console)
+        if TOKEN_WORD + trial["token"] not in seen[2].split():
+            return self._fallen_back(trial, seen, [], console)
         self._say(f"is back on {seen[1]}, judging its health")
         return self._judge(trial, seen, console)
 
+    def _take_back(self, trial: dict, why: str) -> None:
+        """End here if there is a trial that does not begin; its restart may still be under way."""
+        with contextlib.suppress(AnsibleConnectionFailure):
+            report = self._module("report", trial)
+            if not report.get("failed"):
+                what = "the trial was taken back, the host was not restarted"
+                raise Stop(self._failure("failed", [why], what) | self._after(report.get("after")))
+
     def _judge(self, trial: dict, seen: tuple[str, str, str] | None = None, console: int = 0) -> dict:
         try:
-            judged = self._module("judge", trial=trial or None)
+            judged = self._module("judge", trial)
             reasons = judged.get("reasons") or ([judged["msg"]] if judged.get("failed") else [])
             if not reasons:
-                promoted = self._module("promote", trial=trial or None)
-                reasons = [f"it could not be promoted: {promoted['msg']}"] if promoted.get("failed") else []
+                promoted = self._module("promote", trial)
+                if not promoted.get("failed"):
+                    return self._promoted(promoted, restarted=bool(seen))
+                reasons = [f"it could not be promoted: {promoted['msg']}"]
         except AnsibleConnectionFailure as error:
             reasons = [f"the connection was lost while it was judged: {error}"]
-        if reasons and not trial:
+        if not trial:
             raise Stop(self._failure("failed", reasons, "it runs, but was not made the default"))
-        if reasons:
-            return self._give_up(trial, seen, reasons, console)
+        return self._give_up(trial, reasons, console, restarted=bool(seen))
+
+    def _promoted(self, result: dict, restarted: bool) -> dict:
         self._say(f"{self._release} is healthy and the default now")
-        seconds = {"down_seconds": round(time.monotonic() - self._begin, 1)} if seen else {}
-        facts = {name: promoted[name] for name in ("running", "previous", "removed")}
-        return self._base | facts | seconds | {"outcome": "promoted"} | self._after(promoted["after"])
+        seconds = {"down_seconds": round(time.monotonic() - self._begin, 1)} if restarted else {}
+        facts = {name: result[name] for name in ("running", "previous", "removed")}
+        warnings = [*self._base.get("warnings", []), *result.get("warnings", [])]
+        told = {"warnings": warnings} if warnings else {}
+        return self._base | facts | seconds | told | {"outcome": "promoted"} | self._after(result["after"])
 
-    def _give_up(self, trial: dict, seen: tuple | None, reasons: list[str], console: int) -> dict:
+    def _give_up(self, trial: dict, reasons: list[str], console: int, restarted: bool) -> dict:
+        """Have the host go back. It may have been promoted without anybody hearing of it: then it stays."""
         self._say(f"{self._release} is not healthy, going back to {trial['previous']}: {'; '.join(reasons)}")
-        boot = seen[0] if seen else ""
-        if not boot:
-            boot = (self._probe() or ("",))[0]
-        # Should this not work, the timer on the host does the same a little later.
-        with contextlib.suppress(AnsibleConnectionFailure):
-            self._module("give_up")
-        self._begin = getattr(self, "_begin", time.monotonic())
-        return self._fallen_back(self._wait({boot, trial["boot_id"]}), reasons, console)
+        if not restarted:
+            self._begin = time.monotonic()
+        answer = self._asked_to_go(trial)
+        for seen in self._answers():
+            if answer.get("promoted"):
+                return self._promoted(answer, restarted)
+            if seen and TOKEN_WORD + trial["token"] not in seen[2].split():
+                return self._fallen_back(trial, seen, reasons, console, restarted)
+            if seen and not answer:
+                answer = self._asked_to_go(trial)
+        return self._lost(seen, console, reasons)
 
-    def _fallen_back(self, seen: tuple[str, str, str], reasons: list[str], console: int) -> dict:
+    def _asked_to_go(self, trial: dict) -> dict:
+        """What the host says to it; nothing if it was not heard. Its timer does the same a little later."""
+        with contextlib.suppress(AnsibleConnectionFailure):
+            answer = self._module("give_up", trial)
+            return {} if answer.get("failed") else answer
+        return {}
+
+    def _fallen_back(
+        self,
+        trial: dict,
+        seen: tuple[str, str, str],
+        reasons: list[str],
+        console: int,
+        restarted: bool = True,
+    ) -> dict:
         seconds = round(time.monotonic() - self._begin, 1)
-        report = self._module("report")
+        try:
+            report = self._module("report", trial)
+        except AnsibleConnectionFailure as error:
+            report = {"failed": True, "msg": f"the connection was lost: {error}"}
+        if report.get("promoted"):
+            return self._promoted(report, restarted)
         evidence = self._console(console) | report.get("evidence", {})
         reasons = reasons or [cause(evidence)]
-        kept = (
-            "which is still the default" if report.get("default") == seen[1] else "but the default is another"
-        )
+        kept = "which is still the default"
+        if report.get("default", seen[1]) != seen[1]:
+            kept = "but the default is another"
         what = f"the host is back on {seen[1]}, {kept}, after {seconds:.0f} s"
         if report.get("failed"):
-            what += f"; what is left of the trial could not be removed: {report['msg']}"
+            what += f"; what is left of the trial was not removed, the next run does that: {report['msg']}"
         failure = self._failure("fell_back", reasons, what)
         failure |= {"running": seen[1], "down_seconds": seconds, "evidence": evidence}
         raise Stop(failure | self._after(report.get("after")))
@@ -230,22 +309,21 @@ class ActionModule(ActionBase):
             return None
         return parse_probe(done.get("stdout", "")) if done.get("rc") == 0 else None
 
-    def _wait(self, known: set[str]) -> tuple[str, str, str]:
-        """The first boot that is none of the known ones."""
-        limit = int(self._args.get("timeout") or int(self._args.get("trial_timeout", 600)) + DOWN_SECONDS)
-        console = self._console_size()
-        deadline = time.monotonic() + limit
-        reached = None
-        while time.monotonic() < deadline:
+    def _answers(self) -> Iterator[tuple[str, str, str] | None]:
+        """Who the host says that it is, again and again until the time is over. The last one is real."""
+        deadline = time.monotonic() + self._limit
+        while True:
             time.sleep(POLL_SECONDS)
-            seen = self._probe()
-            if seen and seen[0] not in known:
-                return seen
-            reached = seen or reached
-        state = "it answered, but never restarted" if seen else "it does not answer"
-        failure = self._failure(
-            "lost", [f"the host did not come back in {limit} s: {state}"], "look at its console"
-        )
+            yield self._probe()
+            if time.monotonic() >= deadline:
+                return
+
+    def _lost(
+        self, seen: tuple[str, str, str] | None, console: int, reasons: list[str] | None = None
+    ) -> dict:
+        state = f"it answers, but runs {seen[1]} without a restart" if seen else "it does not answer"
+        reasons = [*(reasons or []), f"the host did not come back in {self._limit} s: {state}"]
+        failure = self._failure("lost", reasons, "look at its console")
         raise Stop(failure | {"evidence": self._console(console)})
 
     def _console_size(self) -> int:
@@ -289,8 +367,7 @@ class ActionModule(ActionBase):
             self._args["packages"] = [found[name] for name in packages]
         if image:
             self._args["image"] = found[image]
-            with open(found[image], "rb") as file:
-                self._args["image_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+            self._args["image_sha256"] = sha256_file(Path(found[image]))
 
     def _send(self, todo: dict) -> None:
         """Only what the host needs."""

@@ -224,9 +224,13 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot import plan as kernel_boot
-from ansible_collections.mkops.multikernel.plugins.module_utils.boot.host import Machine
+from ansible_collections.mkops.multikernel.plugins.module_utils.boot.host import BootHost
+from ansible_collections.mkops.multikernel.plugins.module_utils.boot.packages import Busy
+from ansible_collections.mkops.multikernel.plugins.module_utils.boot.rollout import Rollout
+from ansible_collections.mkops.multikernel.plugins.module_utils.boot.trial import Note, State, judge
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.files import sha256_file
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.lock import host_lock
 
 HEALTH = {
     "multikernel": {"type": "bool", "default": False},
@@ -254,27 +258,33 @@ ARGUMENT_SPEC = {
     "trial": {"type": "dict"},
     "image_sha256": {"type": "str"},
 }
+# The others only read.
+CHANGING = ("install", "trial", "promote", "give_up", "report")
 JUDGE_SECONDS = 3
+# How much longer than the trial itself the host may be away.
+DOWN_SECONDS = 600
 
 
 class Run:
     """One phase on the host."""
 
-    def __init__(self, module: AnsibleModule, machine: Machine):
+    def __init__(self, module: AnsibleModule, host: BootHost) -> None:
         self.params = module.params
-        self.machine = machine
-        self.host = machine.look(self.params["release"])
-        self.todo = kernel_boot.plan(self._wish(), self.host)
+        self.host = host
+        self.rollout = Rollout(host)
+        self.seen = host.look(self.params["release"])
+        self.wish = self._wish()
+        self.todo = kernel_boot.plan(self.wish, self.seen)
 
-    def _wish(self) -> kernel_boot.Wish:
+    def _wish(self) -> kernel_boot.KernelWish:
         params = self.params
         image_sha256 = params["image_sha256"] or ""
         if params["image"] and params["remote_src"]:
             try:
-                image_sha256 = sha256_file(self.machine.at(params["image"]))
+                image_sha256 = sha256_file(self.host.at(params["image"]))
             except OSError as error:
                 raise Failure(f"image {params['image']} cannot be read: {error.strerror}") from error
-        return kernel_boot.Wish(
+        return kernel_boot.KernelWish(
             release=params["release"],
             boot=params["state"] == "booted",
             package=bool(params["packages"]),
@@ -285,14 +295,27 @@ class Run:
             stop_instances=params["instances"] == "stop",
             trial_timeout=params["trial_timeout"],
             health_timeout=params["health"]["timeout"],
+            timeout=params["timeout"],
+            stop_timeout=params["stop_timeout"],
         )
+
+    @property
+    def token(self) -> str:
+        """Of the trial that the action means."""
+        return (self.params["trial"] or {}).get("token", "")
+
+    @property
+    def fulfilled(self) -> bool:
+        """The kernel runs and is the default, whoever was told so."""
+        over = self.seen.state in (State.IDLE, State.PROMOTED)
+        return over and self.wish.boot and not (self.todo.boot or self.todo.promote)
 
     def facts(self) -> dict:
         return {
             "release": self.todo.release or self.params["release"],
-            "running": self.machine.running(),
-            "boot_id": self.machine.boot_id(),
-            "previous": self.machine.record().get("previous", ""),
+            "running": self.host.running(),
+            "boot_id": self.host.boot_id(),
+            "previous": self.host.record().get("previous", ""),
         }
 
     def plan(self) -> dict:
@@ -301,21 +324,30 @@ class Run:
             "changed": todo.changed,
             "steps": todo.steps(),
             "reasons": list(todo.refusals),
+            "warnings": list(todo.warnings),
             "todo": {
                 "install": todo.install,
                 "image": todo.image,
                 "boot": todo.boot,
                 "resume": todo.resume,
                 "promote": todo.promote,
-                "remove": list(todo.remove),
                 "stop": list(todo.stop),
-                "trial": dict(self.host.trial) if todo.resume else {},
+                "trial": self._told(self.seen.note) if todo.resume else {},
+                "timeout": self.wish.timeout or self.wish.trial_timeout + DOWN_SECONDS,
             },
             "diff": {
-                "before": kernel_boot.view(self.host),
-                "after": kernel_boot.foresee(self._wish(), self.host, todo),
+                "before": kernel_boot.view(self.seen),
+                "after": kernel_boot.foresee(self.wish, self.seen, todo),
             },
         }
+
+    def _told(self, note: Note | None) -> dict:
+        """What the controller has to know of a trial."""
+        return (
+            {name: getattr(note, name) for name in ("token", "release", "previous", "boot_id")}
+            if note
+            else {}
+        )
 
     def refuse(self) -> None:
         """What was planned may have become impossible since."""
@@ -324,82 +356,112 @@ class Run:
 
     def install(self) -> dict:
         self.refuse()
-        self.machine.install(self.todo, self.params["packages"] or [], self.params["image"] or "")
-        return {"changed": True}
+        try:
+            self.rollout.install(self.todo, self.params["packages"] or [], self.params["image"] or "")
+        except Busy as busy:
+            return {"changed": False, "busy": str(busy)}
+        gone, left = [], []
+        if not self.todo.promote:
+            gone, left = self.rollout.prune(self.todo.remove)
+        done = self.todo.tidy or self.todo.install or self.todo.image or self.todo.pin or self.todo.saved
+        return {"changed": bool(done or gone), "removed": gone, "warnings": left}
 
     def trial(self) -> dict:
         self.refuse()
-        trial = self.machine.arm(self.todo, self._wish(), self.host)
-        try:
-            self.machine.restart()
-        except Failure:
-            self.machine.disarm()
-            raise
-        return {"changed": True, "trial": trial}
+        if not self.todo.boot:
+            raise Failure(f"there is nothing to try: {self.todo.release} runs")
+        note = self.rollout.arm(self.todo, self.wish, self.seen, self.token)
+        return {"changed": True, "trial": self._told(note)}
 
     def judge(self) -> dict:
-        health, trial = self.params["health"], self.params["trial"] or {}
-        wanted = {
-            "release": self.todo.release,
-            "multikernel": health["multikernel"],
-            **{name: trial[name] for name in ("boot_id", "token", "failed_units") if name in trial},
-        }
-        if not trial:
-            wanted["failed_units"] = self.machine.failed_units()
+        health, note = self.params["health"], self.seen.note
+        if note and not (self.seen.on_trial or note.token == self.token):
+            note = None
+        wanted = {"release": self.todo.release, "multikernel": health["multikernel"]}
+        if note:
+            wanted |= {"boot_id": note.boot_id, "failed_units": note.failed_units}
+        else:
+            wanted["failed_units"] = self.host.failed_units()
+        if self.token:
+            wanted["token"] = self.token
         deadline = time.monotonic() + health["timeout"]
         while True:
             left = deadline - time.monotonic()
-            seen = self.machine.health(health["units"], health["checks"], max(left, 1))
-            reasons = kernel_boot.judge(wanted, seen)
+            seen = self.host.health(health["units"], health["checks"], max(left, 1))
+            reasons = judge(wanted, seen)
             if not reasons or deadline - time.monotonic() < JUDGE_SECONDS:
                 return {"changed": False, "reasons": reasons, "seen": seen}
             time.sleep(JUDGE_SECONDS)
 
     def promote(self) -> dict:
-        trial = self.params["trial"] or {}
-        self.machine.promote(self.todo, self.params["cmdline"].strip(), trial.get("previous", ""))
-        host = self.machine.look(self.params["release"])
-        extra = kernel_boot.removable(host, self.todo.release, self.params["keep"], "")
-        self.machine.remove(extra)
-        after = self.machine.look(self.params["release"])
-        return {"changed": True, "removed": list(extra), "after": kernel_boot.view(after)}
+        warnings = []
+        if not self.fulfilled or self.seen.state is State.PROMOTED:
+            warnings = self.rollout.promote(self.todo, self.wish.cmdline, self.seen, self.token)
+        return self._promoted(warnings)
+
+    def _promoted(self, warnings: list) -> dict:
+        """Whatever fails from here on is no reason to go back."""
+        result = {"changed": True, "promoted": True, "removed": [], "after": "", "warnings": warnings}
+        try:
+            seen = self.host.look(self.params["release"])
+            extra = kernel_boot.removable(seen, self.todo.release, self.params["keep"], "")
+            result["removed"], left = self.rollout.prune(extra)
+            warnings += left
+            result["after"] = kernel_boot.view(self.host.look(self.params["release"]))
+        except (Failure, OSError) as error:
+            warnings.append(
+                f"{self.todo.release} is the default, but old kernels were not looked for: {error}"
+            )
+        return result
 
     def give_up(self) -> dict:
-        self.machine.give_up()
-        return {"changed": True}
+        """The controller does not know what came of the promotion: here it is known."""
+        if self.fulfilled:
+            return self.promote()
+        self.rollout.give_up(self.seen)
+        return {"changed": True, "promoted": False}
 
     def report(self) -> dict:
-        """The earlier kernel runs again: what happened, and the trial is forgotten."""
-        found = self.machine.evidence(self.host.trial) if self.host.trial else {}
-        if self.host.trial and not self.host.on_trial:
-            self.machine.disarm()
+        """Another boot: what became of the trial, and nothing of it is left."""
+        if self.fulfilled:
+            return self.promote()
+        found = self.host.evidence(self.seen.note) if self.seen.note else {}
+        started = self.seen.state is State.FELL_BACK
+        if not self.seen.on_trial:
+            self.rollout.tidy()
         return {
             "changed": True,
+            "promoted": False,
+            "started": started,
             "evidence": found,
-            "default": self.host.default,
-            "after": kernel_boot.view(self.machine.look(self.params["release"])),
+            "default": self.seen.default,
+            "after": kernel_boot.view(self.host.look(self.params["release"])),
         }
+
+
+def work(params_of: AnsibleModule, host: BootHost) -> dict:
+    """The phase, alone on the host if it changes something."""
+    phase = params_of.params["phase"]
+    if phase not in CHANGING:
+        run = Run(params_of, host)
+        return {**getattr(run, phase)(), **run.facts()}
+    with host_lock(host.lock):
+        run = Run(params_of, host)
+        return {**getattr(run, phase)(), **run.facts()}
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
-    machine = Machine()
-    phase = module.params["phase"]
+    name = f"kernel {module.params['release']}"
     try:
-        if phase == "plan":
-            run = Run(module, machine)
-            result = run.plan()
-            for warning in run.todo.warnings:
-                module.warn(warning)
-        else:
-            with machine.lock():
-                run = Run(module, machine)
-                result = getattr(run, phase)()
-        result |= run.facts()
+        result = work(module, BootHost())
     except Failure as failure:
-        module.fail_json(msg=f"kernel {module.params['release']}: {failure}", **failure.details)
+        module.fail_json(msg=f"{name}: {failure}", **failure.details)
     except OSError as error:
-        module.fail_json(msg=f"kernel {module.params['release']}: {error.filename}: {error.strerror}")
+        where = f"{error.filename}: " if error.filename else ""
+        module.fail_json(msg=f"{name}: {where}{error.strerror or error}")
+    for warning in result.pop("warnings", ()):
+        module.warn(warning)
     module.exit_json(**result)
 
 

@@ -48,12 +48,16 @@ class Access:
         except OSError as error:
             raise Failure(f"cannot read {path}: {error.strerror}") from error
 
-    def write(self, path: str, text: str) -> None:
-        """All of it or nothing, and on the disk before anything restarts. What a link names is written."""
+    def write(self, path: str, text: str, mode: int | None = None) -> None:
+        """All of it or nothing, and on the disk before anything restarts. What a link names is written.
+
+        mode: by default that of the file, or 0644 for a new one.
+        """
         target = self._followed(path)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            mode = target.stat().st_mode & 0o7777 if target.exists() else 0o644
+            if mode is None:
+                mode = target.stat().st_mode & 0o7777 if target.exists() else 0o644
             write_file(target, text, mode)
         except OSError as error:
             raise Failure(f"cannot write {path}: {error.strerror}") from error

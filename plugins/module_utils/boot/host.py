@@ -2,33 +2,38 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Kernels, boot loader and trial of the host that this runs on: what reads and what changes them."""
+"""Kernels, boot loader and trial of the host that this runs on, as they are. Nothing is changed here."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import secrets
-import shutil
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from ..common.command import ANY
 from ..common.dotconfig import parse_config
 from ..common.errors import Failure
 from ..common.files import sha256_file
-from . import loaders, secure_boot
-from . import plan as kernel_boot
+from ..common.lock import HOST_LOCK, restart_announced
+from . import loaders, packages, secure_boot, trial
 from .access import ATTRIBUTES, EFI_VARIABLES, Access
-from .plan import EVIDENCE_SCRIPT, UNIT, Host, Plan, Wish
+from .plan import PREVIOUS, TRIAL_ID, Boot, Host, missing_bytes, own_id
+from .trial import UNIT, Note
 
 STATE = "/var/lib/mkops/kernel-boot"
+NOTE = f"{STATE}/trial.json"
+RECORD = f"{STATE}/record.json"
+SCRIPT = f"{STATE}/evidence.sh"
+EVIDENCE = f"{STATE}/evidence.log"
 UNITS = "/etc/systemd/system"
 # In whatever mode the kernel on trial ends up.
 WANTED_BY = ("sysinit.target", "rescue.target", "emergency.target")
+UNIT_FILES = tuple(f"{UNITS}/{UNIT}.{kind}" for kind in ("timer", "service"))
+UNIT_LINKS = tuple(f"{UNITS}/{target}.wants/{UNIT}.timer" for target in WANTED_BY)
 SECURE_BOOT = f"{EFI_VARIABLES}/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 # What the firmware and what shim takes signatures of.
 KEYS = (
@@ -38,21 +43,12 @@ KEYS = (
 EVIDENCE_LINES = 60
 
 
-class Machine(Access):
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        path = self.at("/run/lock/mkops-kernel-boot.lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Failure(
-                    "another run changes the kernels of this host at the moment; try again later"
-                ) from None
-            yield
+class BootHost(Access):
+    """What a rollout has to know of its host."""
 
-    # --- reading ----------------------------------------------------------------------------------
+    @property
+    def lock(self) -> Path:
+        return self.at(HOST_LOCK)
 
     def boot_id(self) -> str:
         return self.text("/proc/sys/kernel/random/boot_id").strip()
@@ -70,14 +66,24 @@ class Machine(Access):
         }
         return dict(sorted(statuses.items()))
 
-    def failed_units(self) -> list[str]:
+    def failed_units(self) -> tuple[str, ...]:
         done = self.run(
             ["systemctl", "list-units", "--failed", "--plain", "--no-legend"], "list the failed units"
         )
-        return sorted(line.split()[0] for line in done.stdout.splitlines() if line.split())
+        return tuple(sorted(line.split()[0] for line in done.stdout.splitlines() if line.split()))
 
-    def _loader(self) -> loaders.Grub | loaders.SystemdBoot:
-        return loaders.find(self)
+    def _watchdog(self) -> str:
+        """What the hardware watchdog calls itself; empty without one."""
+        found = sorted(self.at("/sys/class/watchdog").glob("*/identity"))
+        return found[0].read_text(encoding="utf-8", errors="replace").strip() if found else ""
+
+    def kernels(self) -> list[str]:
+        """Releases that have an image in /boot."""
+        return sorted(
+            path.name.removeprefix("vmlinuz-")
+            for path in self.at("/boot").glob("vmlinuz-*")
+            if path.is_file() and not path.is_symlink()
+        )
 
     def _cut_off(self, kernels: Sequence[str]) -> dict[str, str]:
         """Why a kernel cannot be started, for each whose image is not whole."""
@@ -86,14 +92,14 @@ class Machine(Access):
             with self.at(f"/boot/vmlinuz-{name}").open("rb") as file:
                 start = file.read(1024)
                 size = file.seek(0, os.SEEK_END)
-            if missing := kernel_boot.missing_bytes(start, size):
+            if missing := missing_bytes(start, size):
                 found[name] = (
                     f"/boot/vmlinuz-{name} is cut off: {missing} of its {size + missing} bytes are missing; "
                     "install it again"
                 )
         return found
 
-    def _untrusted(self, kernels: Sequence[str], boot: kernel_boot.Boot) -> dict[str, str]:
+    def _untrusted(self, kernels: Sequence[str], boot: Boot) -> dict[str, str]:
         """Why Secure Boot would not start a kernel, for each that it would not."""
         secure = self.at(SECURE_BOOT)
         if not secure.exists() or secure.read_bytes()[-1:] != b"\1":
@@ -107,51 +113,57 @@ class Machine(Access):
         }
         return {name: why for name, why in faults.items() if why}
 
-    def _packaged(self, kernels: Sequence[str]) -> tuple[str, ...]:
-        if not kernels:
-            return ()
-        names = [f"linux-image-{release}" for release in kernels]
-        done = self.run(
-            ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}\n", *names],
-            "list the installed kernels",
-            ok=(0, 1),
-        )
-        lines = [line.split() for line in done.stdout.splitlines()]
-        return tuple(
-            line[1].removeprefix("linux-image-")
-            for line in lines
-            if len(line) == 2 and line[0] == "installed"
-        )
-
-    def trial(self) -> dict:
+    def record(self) -> dict[str, Any]:
+        """{"kernels": [installed through here], "previous": the last good one}"""
+        text = self.text(RECORD)
         try:
-            return json.loads(self.text(f"{STATE}/trial.json"))
+            record = json.loads(text) if text else {}
         except ValueError:
-            left = any(self.at(f"{UNITS}/{UNIT}.{kind}").exists() for kind in ("timer", "service"))
-            return (
-                dict.fromkeys(("token", "release", "previous", "evidence"), "") | {"armed": 0} if left else {}
-            )
-
-    def record(self) -> dict:
-        text = self.text(f"{STATE}/record.json")
-        try:
-            return json.loads(text) if text else {}
-        except ValueError:
+            record = None
+        if not isinstance(record, dict) or not isinstance(record.get("kernels", []), list):
             raise Failure(
-                f"{STATE}/record.json is damaged; remove it, which forgets only the last good kernel"
-            ) from None
+                f"{RECORD} is damaged; remove it. This forgets only which kernel was the last good one, and "
+                "which were installed through here"
+            )
+        return record
+
+    def _note(self, boot: Boot, token: str) -> Note | None:
+        """The note of a trial, or what its units and this boot say in its place."""
+        if note := trial.parse_note(self.text(NOTE)):
+            return note
+        waiting = [trial.unit_token(self.text(path)) for path in UNIT_FILES]
+        if token and token in waiting:
+            return Note(token, self.running(), boot.releases.get(boot.default, "") or "the earlier kernel")
+        return None
+
+    def units(self) -> bool:
+        """Whether anything of the units of a trial is there."""
+        return any(os.path.lexists(self.at(path)) for path in (*UNIT_FILES, *UNIT_LINKS))
+
+    def state(self, boot: Boot) -> tuple[trial.State, Note | None]:
+        token = trial.token_of(self.text("/proc/cmdline"))
+        note = self._note(boot, token)
+        signs = trial.Signs(
+            note=note,
+            units=self.units(),
+            armed=boot.once.startswith(TRIAL_ID),
+            boot_id=self.boot_id(),
+            token=token,
+            default=boot.default,
+            own=boot.own.get(note.release, "") if note else "",
+            restarting=restart_announced(self.lock),
+        )
+        return trial.tell(signs), note
 
     def look(self, release: str) -> Host:
-        kernels = sorted(
-            path.name.removeprefix("vmlinuz-")
-            for path in self.at("/boot").glob("vmlinuz-*")
-            if path.is_file() and not path.is_symlink()
-        )
+        """All that a plan for a kernel stands on."""
+        kernels = self.kernels()
         record = self.record()
-        wanted = record.get("previous", "") if release == kernel_boot.PREVIOUS else release
-        names = [*kernels, *([wanted] if wanted and wanted not in kernels else [])]
+        wanted = record.get("previous", "") if release == PREVIOUS else release
+        known = packages.kernels(self, [*kernels, *([wanted] if wanted else []), *record.get("kernels", ())])
         boot = loaders.look(self)
         boot = replace(boot, broken={**boot.broken, **self._cut_off(kernels)})
+        state, note = self.state(boot)
         return Host(
             running=self.running(),
             boot_id=self.boot_id(),
@@ -159,7 +171,8 @@ class Machine(Access):
             systemd=self.at("/run/systemd/system").is_dir(),
             boot=boot,
             kernels=tuple(kernels),
-            packaged=self._packaged(names),
+            packaged=tuple(name for name, one in known.items() if one.installed),
+            half=tuple(name for name, one in known.items() if one.half),
             images={
                 path.name.removeprefix("vmlinux-"): sha256_file(path)
                 for path in sorted(self.at("/boot").glob("vmlinux-*"))
@@ -171,218 +184,44 @@ class Machine(Access):
                 for name in kernels
                 if name == wanted and (text := self.text(f"/boot/config-{name}"))
             },
-            watchdog=next(
-                (self.text(str(path)).strip() for path in self.at("/sys/class/watchdog").glob("*/identity")),
-                "",
-            ),
+            watchdog=self._watchdog(),
             instances=self.instances(),
             record=record,
-            trial=self.trial(),
+            note=note,
+            state=state,
         )
 
-    # --- changing ---------------------------------------------------------------------------------
-
-    def disarm(self) -> None:
-        """Nothing of a trial is left, but for what it had to tell."""
-        self._loader().disarm()
-        for kind in ("timer", "service"):
-            self.at(f"{UNITS}/{UNIT}.{kind}").unlink(missing_ok=True)
-        for target in WANTED_BY:
-            self.at(f"{UNITS}/{target}.wants/{UNIT}.timer").unlink(missing_ok=True)
-        self.run(["systemctl", "daemon-reload"], "reload systemd")
-        self.at(f"{STATE}/trial.json").unlink(missing_ok=True)
-
-    def install(self, todo: Plan, packages: Sequence[str], image: str) -> None:
-        """Everything of a plan up to the point where a restart would still bring the kernel that runs now."""
-        if todo.disarm:
-            self.disarm()
-        loader = self._loader()
-        if todo.install or todo.boot:
-            loader.prove()
-        if todo.pin:
-            loader.default(todo.pin)
-        if todo.saved:
-            loader.remember()
-        if todo.install:
-            self._install_packages(todo.release, packages)
-        if todo.image:
-            target = self.at(f"/boot/vmlinux-{todo.release}")
-            temporary = target.with_name(f".{target.name}.mkops")
-            try:
-                shutil.copyfile(image, temporary)
-            except OSError as error:
-                temporary.unlink(missing_ok=True)
-                raise Failure(f"cannot place {target}: {error.strerror}; make room in /boot") from error
-            temporary.chmod(0o644)
-            temporary.replace(target)
-        if (todo.install or todo.boot) and todo.release not in loader.look().entries:
-            loader.refresh()
-            if todo.release not in loader.look().entries:
-                raise Failure(f"the boot menu has no entry for {todo.release}; is it in /boot?")
-
-    def _install_packages(self, release: str, packages: Sequence[str]) -> None:
-        wanted = f"linux-image-{release}"
-        names, size = [], 0
-        for package in packages:
-            fields = self.run(
-                ["dpkg-deb", "--field", package, "Package", "Installed-Size"], f"read the package {package}"
-            ).stdout
-            facts = dict(line.split(": ", 1) for line in fields.splitlines() if ": " in line)
-            names.append(facts.get("Package", ""))
-            size += int(facts.get("Installed-Size", 0)) * 1024
-        if wanted not in names:
-            raise Failure(
-                f"nothing was installed: the packages are {', '.join(names)}, none of them is {wanted}"
-            )
-        for place in ("/boot", "/lib/modules", "/var/lib/dpkg"):
-            free = shutil.disk_usage(self.at(place) if self.at(place).exists() else self.at("/")).free
-            if free < size:
-                raise Failure(
-                    f"nothing was installed: {place} has {free >> 20} MiB free, {wanted} needs "
-                    f"{size >> 20} MiB; make room"
-                )
-        try:
-            # Not apt: a kernel needs no other package, and neither the archive nor python3-apt need be there.
-            self.run(["dpkg", "--install", *packages], f"install {wanted}", seconds=1800)
-        except Failure:
-            # Half a kernel must not stay in the menu.
-            with contextlib.suppress(Failure):
-                self.run(["dpkg", "--purge", *names], f"remove what is left of {wanted}", seconds=600)
-            raise
-        self._remember(kernel_boot.remembered(self.record(), installed=release))
-
-    def _remember(self, record: Mapping) -> None:
-        self.write(f"{STATE}/record.json", json.dumps(record, indent=2, sort_keys=True) + "\n")
-
-    def arm(self, todo: Plan, wish: Wish, host: Host) -> dict:
-        """The next boot, and only that, is the trial. Returns it."""
-        token = secrets.token_hex(8)
-        trial = {
-            "token": token,
-            "release": todo.release,
-            "previous": host.running,
-            "boot_id": host.boot_id,
-            "cmdline": wish.cmdline,
-            "failed_units": self.failed_units(),
-            "evidence": f"{STATE}/evidence.log",
-            "armed": int(time.time()),
-        }
-        words = kernel_boot.trial_words(
-            wish.cmdline, token, bool(host.watchdog), host.options.get(todo.release)
-        )
-        self.at(STATE).mkdir(parents=True, exist_ok=True)
-        self.at(trial["evidence"]).unlink(missing_ok=True)
-        self.write(f"{STATE}/evidence.sh", EVIDENCE_SCRIPT)
-        self.write(f"{STATE}/trial.json", json.dumps(trial, indent=2) + "\n")
-        units = kernel_boot.trial_units(token, wish.trial_timeout, f"{STATE}/evidence.sh", trial["evidence"])
-        for name, text in units.items():
-            self.write(f"{UNITS}/{name}", text)
-        for target in WANTED_BY:
-            link = self.at(f"{UNITS}/{target}.wants/{UNIT}.timer")
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.unlink(missing_ok=True)
-            link.symlink_to(f"../{UNIT}.timer")
-        loader = self._loader()
-        loader.arm(todo.release, words)
-        now = loader.look()
-        if not now.once.startswith(kernel_boot.TRIAL_ID) or now.releases.get(now.default) != host.running:
-            raise Failure(
-                f"{now.loader} is not as it was set, it starts {now.once or 'nothing'} once and "
-                f"{now.default or 'nothing'} by default; the host was not restarted"
-            )
-        os.sync()
-        return trial
-
-    def restart(self) -> None:
-        """Returns at once; a moment later the host goes down."""
-        if live := [name for name, status in self.instances().items() if status in kernel_boot.LIVE]:
-            raise Failure(f"the host was not restarted: instances are not stopped: {', '.join(live)}")
-        self._later(["systemctl", "reboot"])
-
-    def give_up(self) -> None:
-        """As the timer would: what the kernel can tell is kept, and the host restarts, at last by force."""
-        self._later(["systemctl", "--no-block", "start", f"{UNIT}.service"])
-
-    def _later(self, argv: Sequence[str]) -> None:
-        self.run(
-            [
-                "systemd-run",
-                "--quiet",
-                "--collect",
-                "--on-active=2",
-                "--timer-property=AccuracySec=100ms",
-                *argv,
-            ],
-            "restart the host",
-        )
-
-    def health(self, units: Sequence[str], checks: Sequence[Sequence[str]], patience: float) -> dict:
+    def health(
+        self, units: Sequence[str], checks: Sequence[Sequence[str]], patience: float
+    ) -> dict[str, Any]:
+        """What the judgement of the running kernel stands on."""
         states = {}
         for unit in units:
             done = self.run(["systemctl", "is-active", unit], f"ask for {unit}", ok=ANY)
             states[unit] = done.stdout.strip() or "unknown"
-        results = []
-        for words in checks:
-            argv = [str(word) for word in words]
-            try:
-                done = self.run(argv, "check", ok=ANY, seconds=patience)
-                outcome = {
-                    "rc": done.rc,
-                    "stdout": done.stdout[-2000:],
-                    "stderr": done.stderr[-2000:],
-                }
-            except Failure as failure:
-                outcome = {"rc": 127, "stdout": "", "stderr": str(failure)}
-            results.append({"cmd": argv, **outcome})
-        words = self.text("/proc/cmdline").split()
-        tokens = [word for word in words if word.startswith(kernel_boot.TOKEN_WORD)]
         return {
             "release": self.running(),
             "boot_id": self.boot_id(),
-            "token": tokens[-1].removeprefix(kernel_boot.TOKEN_WORD) if tokens else "",
+            "token": trial.token_of(self.text("/proc/cmdline")),
             "multikernel": self.multikernel(),
             "system": self.run(["systemctl", "is-system-running"], "ask systemd", ok=ANY).stdout.strip(),
             "units": states,
             "failed_units": self.failed_units(),
-            "checks": results,
+            "checks": [self._checked(words, patience) for words in checks],
         }
 
-    def promote(self, todo: Plan, cmdline: str, before: str) -> None:
-        """The kernel was seen healthy: it is the default from now on."""
-        loader = self._loader()
-        entry = loader.look().entries.get(todo.release)
-        if entry is None:
-            raise Failure(f"the boot menu has no entry for {todo.release} any more; who removed it?")
-        trial = self.trial()
-        # Whatever happens in between, the default is an entry that is there.
-        if cmdline:
-            entry = loader.own(todo.release, cmdline)
-        loader.default(entry)
-        if not cmdline:
-            loader.own(todo.release, "")
-        if trial:
-            self.run(["systemctl", "stop", f"{UNIT}.timer"], "stop the timer of the trial", ok=(0, 5))
-            self.disarm()
-        self._remember(kernel_boot.remembered(self.record(), promoted=todo.release, before=before))
+    def _checked(self, words: Sequence[str], patience: float) -> dict[str, Any]:
+        argv = [str(word) for word in words]
+        try:
+            done = self.run(argv, "check", ok=ANY, seconds=patience)
+        except Failure as failure:
+            return {"cmd": argv, "rc": 127, "stdout": "", "stderr": str(failure)}
+        return {"cmd": argv, "rc": done.rc, "stdout": done.stdout[-2000:], "stderr": done.stderr[-2000:]}
 
-    def remove(self, releases: Sequence[str]) -> None:
-        """Kernels that the plan found to be too many."""
-        for release in releases:
-            if release == self.running():
-                raise Failure(f"{release} was not removed: it runs")
-            self.run(["dpkg", "--purge", f"linux-image-{release}"], f"remove {release}")
-            self.at(f"/boot/vmlinux-{release}").unlink(missing_ok=True)
-            self._loader().own(release, "")
-        record = self.record()
-        kernels = [name for name in record.get("kernels", ()) if name not in releases]
-        self._remember({**record, "kernels": kernels})
-
-    # --- afterwards -------------------------------------------------------------------------------
-
-    def evidence(self, trial: Mapping) -> dict[str, list[str]]:
+    def evidence(self, note: Note) -> dict[str, list[str]]:
         """What the failed boot left behind."""
         found = {}
-        if text := self.text(trial["evidence"]):
+        if text := self.text(EVIDENCE):
             found["trial"] = text.splitlines()
         else:
             # Kept only where the journal lasts, and if the kernel got that far.
@@ -391,14 +230,22 @@ class Machine(Access):
                 "read the journal",
                 ok=ANY,
             ).stdout
-            if trial["token"] and trial["token"] in journal:
+            if note.token in journal:
                 found["journal"] = journal.splitlines()
-        stored = []
+        if stored := list(self._stored(note.armed)):
+            found["pstore"] = stored
+        return {name: lines[-EVIDENCE_LINES:] for name, lines in found.items()}
+
+    def _stored(self, since: float) -> Iterable[str]:
+        """What the kernel put where it lasts when it died."""
         for folder in ("/sys/fs/pstore", "/var/lib/systemd/pstore"):
             for path in sorted(self.at(folder).rglob("*")):
                 with contextlib.suppress(OSError):
-                    if path.is_file() and path.stat().st_mtime >= trial["armed"]:
-                        stored += path.read_text(errors="replace").splitlines()
-        if stored:
-            found["pstore"] = stored
-        return {name: lines[-EVIDENCE_LINES:] for name, lines in found.items()}
+                    if path.is_file() and path.stat().st_mtime >= since:
+                        yield from path.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def entry_for(boot: Boot, release: str, cmdline: str) -> str:
+    """Name of the entry that starts a kernel with these words; empty if there is none for it."""
+    entry = boot.entries.get(release, "")
+    return own_id(release) + boot.suffix if entry and cmdline else entry

@@ -7,6 +7,7 @@
 look        what it would do, as a Boot
 prove       see that what it is told reaches it, before anything depends on that
 refresh     take notice of a kernel that was installed
+forget      that a kernel was there, whose image is gone
 remember    let a default that is set last
 default     set it, and see that it is set
 arm         choose a trial for the next boot alone, and see that it is chosen
@@ -232,6 +233,9 @@ class Grub:
     def prove(self) -> None:
         self._set(PROBE, "1")
         self._set(PROBE, "")
+
+    def forget(self, release: str) -> None:
+        self.refresh()
 
     def _set(self, name: str, value: str) -> None:
         """Set a variable of the environment block, or remove it, and see that it is so."""
@@ -460,6 +464,9 @@ class SystemdBoot:
 
     def prove(self) -> None:
         """Each variable is read again when it is set, and none is set before."""
+
+    def forget(self, release: str) -> None:
+        self.machine.run(["kernel-install", "remove", release], f"have systemd-boot forget {release}")
 
     def remember(self) -> None:
         """It always does."""

@@ -13,28 +13,23 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from . import trial
+from .trial import GUARDS, Note, State
 
 PREVIOUS = "previous"
-TOKEN_WORD = "mkops.trial="
-PANIC_SECONDS = 10
 # An emergency restart is refused by the kernel while there are such instances.
 LIVE = ("active", "loaded")
-UNIT = "mkops-kernel-trial"
 # Entries of the boot menu that are ours: the trial, and lasting ones with a command line of their own.
 TRIAL_ID = "mkops-trial"
 OWN_ID = "mkops-kernel-"
 # What a boot menu, GRUB's shell or the kernel would not take as it stands.
 _WORD = re.compile(r"[\w.,:=/@%+~\[\]!^-]+")
-# What brings a kernel back that hangs: the option that must be built in, the word that turns it into a crash,
-# and what it notices.
-GUARDS = {
-    "SOFTLOCKUP_DETECTOR": ("softlockup_panic=1", "a processor that never leaves the kernel"),
-    "DETECT_HUNG_TASK": ("hung_task_panic=1", "a task that waits for ever"),
-}
 
 
 @dataclass(frozen=True)
-class Wish:
+class KernelWish:
     release: str
     boot: bool = True
     package: bool = False  # whether packages were given
@@ -45,6 +40,8 @@ class Wish:
     stop_instances: bool = False
     trial_timeout: int = 600
     health_timeout: int = 120
+    timeout: int | None = None
+    stop_timeout: int = 60
 
 
 @dataclass(frozen=True)
@@ -81,20 +78,17 @@ class Host:
     options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # of /boot/config-RELEASE
     watchdog: str = ""
     instances: Mapping[str, str] = field(default_factory=dict)
-    record: Mapping = field(
+    record: Mapping[str, Any] = field(
         default_factory=dict
     )  # {"kernels": [installed through here], "previous": the last good one}
-    trial: Mapping = field(default_factory=dict)  # the one under way or left behind
-
-    @property
-    def token(self) -> str:
-        """Of the trial that this very boot is."""
-        words = [word for word in self.cmdline if word.startswith(TOKEN_WORD)]
-        return words[-1].removeprefix(TOKEN_WORD) if words else ""
+    half: tuple[str, ...] = ()  # with a package that is neither installed nor removed
+    note: Note | None = None  # of the trial that is under way or left behind
+    state: State = State.IDLE
 
     @property
     def on_trial(self) -> bool:
-        return bool(self.trial) and self.token == self.trial.get("token")
+        """This very boot is a trial."""
+        return self.state in trial.TRIED
 
     @property
     def default(self) -> str:
@@ -103,7 +97,7 @@ class Host:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BootPlan:
     release: str
     refusals: tuple[str, ...]
     warnings: tuple[str, ...] = ()
@@ -114,7 +108,7 @@ class Plan:
     boot: bool = False
     resume: bool = False  # a trial of this kernel is running, and was not judged yet
     promote: bool = False
-    disarm: bool = False
+    tidy: str = ""  # what is to be done first about an earlier trial
     stop: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
 
@@ -124,8 +118,8 @@ class Plan:
 
     def steps(self) -> list[str]:
         steps = []
-        if self.disarm:
-            steps.append("forget the trial that was left behind")
+        if self.tidy:
+            steps.append(self.tidy)
         if self.saved:
             steps.append("let the boot loader remember its default")
         if self.pin:
@@ -143,7 +137,7 @@ class Plan:
         return steps
 
 
-def version_key(release: str) -> tuple:
+def version_key(release: str) -> tuple[tuple[int, int, str], ...]:
     """6.12.107 comes after 6.12.99."""
     return tuple(
         (0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", release)
@@ -151,7 +145,7 @@ def version_key(release: str) -> tuple:
 
 
 def removable(host: Host, release: str, keep: int, wanted_previous: str) -> tuple[str, ...]:
-    """Kernels beyond the `keep` newest, of those that were installed through here.
+    """Kernels beyond the `keep` newest, of those that were installed through here, and what is left of such.
 
     Neither the running, the wanted, the default, nor the last good one is ever among them, nor one that the
     distribution installed.
@@ -164,16 +158,17 @@ def removable(host: Host, release: str, keep: int, wanted_previous: str) -> tupl
         host.default,
     }
     ours = sorted(
-        (name for name in host.record.get("kernels", {}) if name in host.packaged),
+        (name for name in host.record.get("kernels", ()) if name in host.packaged),
         key=version_key,
         reverse=True,
     )
     others = [name for name in ours if name not in holy]
     room = max(0, keep - len([name for name in holy if name in ours or name == release]))
-    return tuple(others[room:])
+    half = (name for name in host.record.get("kernels", ()) if name in host.half and name not in holy)
+    return (*others[room:], *half)
 
 
-def plan(wish: Wish, host: Host) -> Plan:
+def plan(wish: KernelWish, host: Host) -> BootPlan:
     """All that is to be done, or every reason why nothing is."""
     no: list[str] = []
     warnings: list[str] = []
@@ -181,7 +176,7 @@ def plan(wish: Wish, host: Host) -> Plan:
     if release == PREVIOUS:
         release = host.record.get("previous", "")
         if not release:
-            return Plan(
+            return BootPlan(
                 "", ("no kernel was promoted here before, so there is no previous one; name a release",)
             )
 
@@ -196,10 +191,16 @@ def plan(wish: Wish, host: Host) -> Plan:
         no.append(
             f"keep is {wish.keep}; the running kernel and the last good one stay in any case, give 2 or more"
         )
+    no += _bad_times(wish)
+    if install and installed and release not in host.half:
+        no.append(
+            f"/boot/vmlinuz-{release} is of no package: installing over it could not be undone; remove it, "
+            "or build the kernel under another name"
+        )
 
     loader = host.boot
     if not loader.loader:
-        return Plan(release, (*no, *loader.faults))
+        return BootPlan(release, (*no, *loader.faults))
 
     entry = loader.entries.get(release, "")
     own = own_id(release) + loader.suffix
@@ -208,16 +209,14 @@ def plan(wish: Wish, host: Host) -> Plan:
     if loader.default == own and entry:
         # Words that are no longer wanted are gone only after a restart.
         runs &= loader.own.get(release) == wish.cmdline
-    resume = wish.boot and host.on_trial and host.trial.get("release") == release
+    tried = host.note is not None and host.note.release == release
+    resume = wish.boot and tried and host.state in (State.ON_TRIAL, State.APPROVED)
     boot = wish.boot and not runs and not resume
     promote = wish.boot and (boot or resume or loader.default != target)
     image = bool(wish.image_sha256) and host.images.get(release) != wish.image_sha256
-    if host.on_trial and not resume and (wish.boot or install):
-        no.append(
-            f"a trial of {host.running} is running and was neither confirmed nor given up; wait until the "
-            f"host is back on {host.trial.get('previous')}, or ask for {host.running} to judge it now"
-        )
-    disarm = bool(host.trial) and not host.on_trial
+    busy = host.state is State.RESTARTING or (host.on_trial and not resume)
+    if busy and (wish.boot or install):
+        no.append(trial.describe(host.state, host.note))
 
     if boot:
         if not wish.reboot_ok:
@@ -225,10 +224,20 @@ def plan(wish: Wish, host: Host) -> Plan:
                 f"{host.running} runs and a restart is needed to boot {release}; set reboot_ok to true to "
                 "allow it, or state to installed to go without"
             )
-        if wish.trial_timeout <= wish.health_timeout:
+        if wish.health_timeout >= 0 and 0 < wish.trial_timeout <= wish.health_timeout:
             no.append(
                 f"trial_timeout is {wish.trial_timeout} s, which leaves no time to boot before the "
                 f"{wish.health_timeout} s of health.timeout; give more"
+            )
+        if release in host.half and not install:
+            no.append(
+                f"{release} is only half installed; give its packages, or run dpkg --configure "
+                f"linux-image-{release}"
+            )
+        if host.running in host.half:
+            no.append(
+                f"the running kernel {host.running}, which is the way back, is only half installed; run "
+                f"dpkg --configure linux-image-{host.running}"
             )
         if not host.systemd:
             no.append("systemd does not run here; the timer that gives up a trial needs it")
@@ -276,7 +285,7 @@ def plan(wish: Wish, host: Host) -> Plan:
     if loader.fixed and (pin or install or promote):
         no.append(loader.fixed)
     removed = removable(host, release, wish.keep, host.running if boot else "") if wish.boot else ()
-    return Plan(
+    return BootPlan(
         release=release,
         refusals=tuple(no),
         warnings=tuple(warnings),
@@ -287,10 +296,23 @@ def plan(wish: Wish, host: Host) -> Plan:
         boot=boot,
         resume=resume,
         promote=promote,
-        disarm=disarm,
+        tidy=trial.tidying(host.state, host.note) if host.state in trial.TIDIED else "",
         stop=tuple(live),
         remove=removed,
     )
+
+
+def _bad_times(wish: KernelWish) -> list[str]:
+    """Seconds that are none."""
+    times = (
+        ("trial_timeout", wish.trial_timeout, 1),
+        ("health.timeout", wish.health_timeout, 0),
+        ("timeout", 1 if wish.timeout is None else wish.timeout, 1),
+        ("stop_timeout", wish.stop_timeout, 1),
+    )
+    return [
+        f"{name} is {seconds} s; give {least} or more" for name, seconds, least in times if seconds < least
+    ]
 
 
 def without_variables(options: Mapping[str, str], cmdline: str) -> str:
@@ -315,102 +337,6 @@ def bad_words(cmdline: str) -> list[str]:
 def bounded(cmdline: str) -> str:
     """Without a limit the kernel waits for a missing root for ever."""
     return re.sub(r"(?<!\S)rootwait(?!\S)", "rootwait=60", cmdline)
-
-
-def trial_words(cmdline: str, token: str, watchdog: bool, options: Mapping[str, str] | None) -> list[str]:
-    """What a kernel on trial gets on its command line: everything that turns a fault into a restart."""
-    return [
-        *cmdline.split(),
-        f"panic={PANIC_SECONDS}",
-        "oops=panic",
-        *(word for name, (word, _what) in GUARDS.items() if options is None or options.get(name) == "y"),
-        "nmi_watchdog=panic",
-        *(["systemd.watchdog_sec=60"] if watchdog else []),
-        f"{TOKEN_WORD}{token}",
-    ]
-
-
-def trial_units(token: str, seconds: int, script: str, evidence: str) -> dict[str, str]:
-    """The units that restart the host unless the trial is confirmed.
-
-    They hold on in emergency and rescue mode and while the system goes down, and do nothing in another boot.
-    """
-    head = [
-        "DefaultDependencies=no",
-        "IgnoreOnIsolate=yes",
-        f"ConditionKernelCommandLine={TOKEN_WORD}{token}",
-    ]
-    timer = [
-        "[Unit]",
-        "Description=Give up the kernel on trial unless it is confirmed",
-        *head,
-        "[Timer]",
-        f"OnBootSec={seconds}",
-        "AccuracySec=1",
-    ]
-    service = [
-        "[Unit]",
-        "Description=Go back to the kernel before the trial",
-        *head,
-        "[Service]",
-        "Type=oneshot",
-        "TimeoutStartSec=infinity",
-        f"ExecStart=-/usr/bin/timeout -k 5 30 /bin/sh {script} {evidence}",
-        "ExecStart=-/usr/bin/systemctl --no-block reboot",
-        "ExecStart=-/usr/bin/sleep 90",
-        "ExecStart=-/usr/bin/systemctl --no-block --force reboot",
-        "ExecStart=-/usr/bin/sleep 30",
-        "ExecStart=-/usr/bin/systemctl --force --force reboot",
-        "ExecStart=-/bin/sh -c 'echo b >/proc/sysrq-trigger'",
-    ]
-    return {f"{UNIT}.timer": "\n".join(timer) + "\n", f"{UNIT}.service": "\n".join(service) + "\n"}
-
-
-# Whatever the kernel on trial can tell before it goes.
-EVIDENCE_SCRIPT = """\
-#!/bin/sh
-# Written by mkops.multikernel.kernel_boot.
-echo '<3>mkops: the kernel on trial is given up' >/dev/kmsg
-# In emergency mode the root may be read-only: the console is what is left.
-if ! true >"$1"; then set -- /dev/console; fi
-exec >"$1" 2>&1
-echo "kernel $(uname -r), boot $(cat /proc/sys/kernel/random/boot_id), up $(cut -d' ' -f1 /proc/uptime) s"
-echo '--- failed units'
-systemctl list-units --failed --plain --no-legend
-echo '--- jobs'
-systemctl list-jobs --plain --no-legend | head -n 30
-echo '--- network'
-cat /proc/net/dev
-echo '--- journal'
-journalctl -b -o short-monotonic --no-pager -n 400 || dmesg | tail -n 400
-sync
-"""
-
-
-def judge(wanted: Mapping, seen: Mapping) -> list[str]:
-    """Every reason why a kernel is not healthy (yet)."""
-    bad = []
-    if seen["release"] != wanted["release"]:
-        bad.append(f"{seen['release']} runs, not {wanted['release']}")
-    if wanted.get("boot_id") and seen["boot_id"] == wanted["boot_id"]:
-        bad.append("the host did not restart: its boot id is the same")
-    if wanted.get("token") and seen["token"] != wanted["token"]:
-        bad.append("this boot is not the trial: its token is not on the command line")
-    if wanted.get("multikernel") and not seen["multikernel"]:
-        bad.append("the kernel has no multikernel interface")
-    if seen["system"] in ("starting", "initializing"):
-        bad.append(f"the system is still {seen['system']}")
-    if seen["system"] in ("maintenance", "stopping"):
-        bad.append(f"the system is in the state {seen['system']}")
-    bad += [f"unit {name} is {state}" for name, state in seen["units"].items() if state != "active"]
-    new = sorted(set(seen["failed_units"]) - set(wanted.get("failed_units", ())))
-    bad += [f"unit {name} failed, which it did not on the earlier kernel" for name in new]
-    for check in seen["checks"]:
-        if check["rc"]:
-            output = (check["stderr"] or check["stdout"]).strip().splitlines()
-            detail = f": {output[-1]}" if output else ""
-            bad.append(f"check {' '.join(check['cmd'])} ended with {check['rc']}{detail}")
-    return bad
 
 
 def missing_bytes(start: bytes, size: int) -> int:
@@ -439,7 +365,7 @@ def view(host: Host) -> str:
     return "\n".join(lines) + "\n"
 
 
-def foresee(wish: Wish, host: Host, todo: Plan) -> str:
+def foresee(wish: KernelWish, host: Host, todo: BootPlan) -> str:
     """The other side of it, should all go well."""
     running = todo.release if todo.boot else host.running
     default = todo.release if todo.promote else (host.running if todo.pin else host.default)
@@ -451,7 +377,7 @@ def foresee(wish: Wish, host: Host, todo: Plan) -> str:
     if todo.promote:
         own = own | {todo.release} if wish.cmdline else own - {todo.release}
     live = {} if todo.boot else {name: status for name, status in host.instances.items() if status in LIVE}
-    once = "-" if todo.disarm or todo.boot else host.boot.once or "-"
+    once = "-" if todo.tidy or todo.boot else host.boot.once or "-"
     lines = [
         f"running: {running}",
         f"default: {default or host.boot.default or 'the first entry of the menu'}",
@@ -464,7 +390,9 @@ def foresee(wish: Wish, host: Host, todo: Plan) -> str:
     return "\n".join(lines) + "\n"
 
 
-def remembered(record: Mapping, installed: str = "", promoted: str = "", before: str = "") -> dict:
+def remembered(
+    record: Mapping[str, Any], installed: str = "", promoted: str = "", before: str = ""
+) -> dict[str, Any]:
     """The record with a kernel more, or after a promotion: what ran before is what to go back to."""
     kernels = {*record.get("kernels", ()), *([installed] if installed else [])}
     moved = promoted and before and promoted != before

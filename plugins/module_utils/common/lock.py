@@ -19,6 +19,8 @@ from .errors import Failure
 HOST_LOCK = "/run/mkops/host.lock"
 TIMEOUT = 300  # seconds; longer than all that kerf may take
 _POLL = 0.2  # seconds
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_RESTART = 300  # seconds that a restart may take to begin; then it does not come any more
 
 
 @contextlib.contextmanager
@@ -79,7 +81,46 @@ def host_lock(path: Path, timeout: float = TIMEOUT) -> Iterator[None]:
                 f"{path} cannot be locked ({error.strerror}): {path.parent} has to be a directory"
                 " that root can write to"
             ) from error
+        if restart_announced(path):
+            raise Failure("the host is about to restart, to boot another kernel: run again when it is back")
         yield
+
+
+def announce_restart(path: Path) -> None:
+    """Nobody gets the host's lock any more in this boot: a restart was asked for, and takes a moment.
+
+    To be called by who holds the lock, which ends with the process; an instance that was started after that
+    could hold up the restart.
+    """
+    from .files import write_file  # what nearly all runs do without
+
+    write_file(_announcement(path), f"{_boot_id()} {_uptime() + _RESTART:.0f}\n", mode=0o600, sync=False)
+
+
+def withdraw_restart(path: Path) -> None:
+    """It does not come."""
+    _announcement(path).unlink(missing_ok=True)
+
+
+def restart_announced(path: Path) -> bool:
+    """Whether a restart is on its way; one that was announced in another boot, or did not come, is not."""
+    try:
+        boot_id, end = _announcement(path).read_text(encoding="utf-8").split()
+        return boot_id == _boot_id() and _uptime() < float(end)
+    except (OSError, ValueError):
+        return False
+
+
+def _announcement(path: Path) -> Path:
+    return path.with_name("restart")
+
+
+def _boot_id() -> str:
+    return _BOOT_ID.read_text(encoding="utf-8").strip()
+
+
+def _uptime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _check_directory(directory: Path) -> None:

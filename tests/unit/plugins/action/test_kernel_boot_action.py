@@ -2,254 +2,411 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
+"""The action with the real module on a simulated host; what no host does by itself is put in its place."""
+
 from __future__ import annotations
 
-import itertools
-from types import SimpleNamespace
+import json
 
 import pytest
-from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleFileNotFound
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 
 from ansible_collections.mkops.multikernel.plugins.action import kernel_boot as action
+from ansible_collections.mkops.multikernel.plugins.module_utils.boot import loaders
+from ansible_collections.mkops.multikernel.tests.unit.boot_rig import Rig
+from ansible_collections.mkops.multikernel.tests.unit.fake_boot import (
+    NEW,
+    OLD,
+    Simulated,
+    SimulatedSystemdBoot,
+)
 
-IDS = [f"{number}aaaaaaa-0000-0000-0000-000000000000" for number in range(4)]
-OLD, NEW = "6.1.0-old", "6.12.9-new"
-TRIAL = {"token": "t0", "boot_id": IDS[0], "previous": OLD}
-NOTHING = {"install": False, "image": False, "boot": False, "promote": False, "stop": [], "trial": {}}
-
-
-def plan(reasons=(), changed=True, **todo):
-    return {
-        "changed": changed,
-        "release": NEW,
-        "running": OLD,
-        "boot_id": IDS[0],
-        "steps": [],
-        "reasons": list(reasons),
-        "todo": NOTHING | todo,
-        "diff": {"before": "b", "after": "planned"},
-    }
-
-
-GOOD = {
-    "plan": plan(install=True, boot=True, promote=True),
-    "install": {},
-    "trial": {"trial": TRIAL},
-    "judge": {"reasons": []},
-    "promote": {"after": "promoted", "running": NEW, "previous": OLD, "removed": []},
-    "give_up": {},
-    "report": {"default": OLD, "evidence": {}, "after": "as before"},
-}
-ON_TRIAL = f"{IDS[1]}\n{NEW}\nroot=/dev/vda1 mkops.trial=t0\n"
-BACK = f"{IDS[2]}\n{OLD}\nroot=/dev/vda1\n"
-STILL = f"{IDS[0]}\n{OLD}\nroot=/dev/vda1\n"
+ID = "1aaaaaaa-0000-0000-0000-000000000000"
+ON_TRIAL = f"{ID}\n{NEW}\nroot=/dev/vda1 mkops.trial=t0\n"
+BACK = f"{ID}\n{OLD}\nroot=/dev/vda1\n"
+RESTARTED = ["plan", "install", "trial"]
 
 
 @pytest.fixture
-def make(tmp_path, monkeypatch):
-    """An action on a host whose phases end so, and which says this when it is asked who it is."""
-
-    def make(answers=(), transport="ssh", check_mode=False, modules=None, **args):
-        args.setdefault("packages", ["k.deb"])
-        plugin = object.__new__(action.ActionModule)
-        plugin._task = SimpleNamespace(args=args, check_mode=check_mode, delegate_to=None)
-        plugin._connection = SimpleNamespace(
-            transport=transport,
-            reset=lambda: None,
-            get_option=lambda _name: "",
-            set_option=lambda *_option: None,
-            _shell=SimpleNamespace(tmpdir="/remote", join_path=lambda *parts: "/".join(parts)),
-        )
-        plugin.calls, plugin.sent = [], []
-        replies = GOOD | (modules or {})
-        remaining = iter(answers)
-        clock = itertools.count(step=10)
-
-        def execute(module_name, module_args, task_vars):
-            name = module_args["phase"] if module_name == action.MODULE else module_name
-            plugin.calls.append(name)
-            reply = replies.get(name, {})
-            if isinstance(reply, Exception):
-                raise reply
-            return dict(reply)
-
-        def command(_command):
-            text = next(remaining, "")
-            if not text:
-                raise AnsibleConnectionFailure("no route")
-            return {"rc": 0, "stdout": text}
-
-        def find(_kind, name):
-            if not (tmp_path / name).exists():
-                raise AnsibleFileNotFound(file_name=name)
-            return str(tmp_path / name)
-
-        monkeypatch.setattr(action.ActionBase, "run", lambda *_args: {})
-        monkeypatch.setattr(action.time, "sleep", lambda _seconds: None)
-        monkeypatch.setattr(action.time, "monotonic", lambda: next(clock))
-        monkeypatch.setattr(action.display, "display", lambda _text: None)
-        monkeypatch.setattr(plugin, "_execute_module", execute)
-        monkeypatch.setattr(plugin, "_low_level_execute_command", command)
-        monkeypatch.setattr(plugin, "_find_needle", find)
-        monkeypatch.setattr(plugin, "_transfer_file", lambda path, target: plugin.sent.append((path, target)))
-        monkeypatch.setattr(plugin, "_fixup_perms2", lambda paths: None)
-        return plugin
-
+def rig(tmp_path, monkeypatch):
     (tmp_path / "k.deb").write_text("deb")
     (tmp_path / "vmlinux").write_text("elf")
-    return make
+    return Rig(Simulated(tmp_path / "host"), monkeypatch, tmp_path)
 
 
-def run(plugin):
-    return plugin.run(task_vars={"inventory_hostname": "h1"})
+@pytest.fixture(params=[Simulated, SimulatedSystemdBoot])
+def either(tmp_path, monkeypatch, request):
+    (tmp_path / "k.deb").write_text("deb")
+    return Rig(request.param(tmp_path / "host"), monkeypatch, tmp_path)
 
 
-def test_a_healthy_kernel_is_promoted(make, tmp_path):
-    plugin = make(["", STILL, "", ON_TRIAL], packages=["k.deb"], image="vmlinux")
-    result = run(plugin)
-    assert plugin.calls == ["plan", "install", "trial", "judge", "promote"]
-    assert plugin.sent == [(str(tmp_path / "k.deb"), "/remote/k.deb")]
+def default(rig):
+    boot = loaders.look(rig.host)
+    return boot.releases.get(boot.default, "")
+
+
+def check_back(rig, result):
+    """As before the trial, whatever it was."""
+    assert (result["failed"], result["outcome"], result["running"]) == (True, "fell_back", OLD)
+    assert f"The host is back on {OLD}, which is still the default, after " in result["msg"]
+    assert (rig.host.running(), default(rig)) == (OLD, OLD)
+    assert rig.host.left_of_a_trial() == []
+    assert rig.host.boot() == OLD
+
+
+def test_a_healthy_kernel_is_promoted(either, tmp_path):
+    result = either.run(packages=["k.deb"], image=None)
+    assert either.calls == [*RESTARTED, "judge", "promote"]
+    assert either.sent == [(str(tmp_path / "k.deb"), "/remote/k.deb")]
     assert (result["outcome"], result["running"], result["previous"]) == ("promoted", NEW, OLD)
-    assert result["diff"] == {"before": "b", "after": "promoted"}
+    assert result["diff"]["after"].startswith(f"running: {NEW}\ndefault: {NEW}\nonce: -\n")
     assert result["down_seconds"] > 0
     assert not result.get("failed")
+    assert either.host.boot() == NEW
+    again = either.run()
+    assert (again["outcome"], again["changed"]) == ("unchanged", False)
 
 
-def test_nothing_to_do(make):
-    plugin = make(modules={"plan": plan(changed=False)})
-    result = run(plugin)
-    assert (plugin.calls, result["outcome"], result["changed"]) == (["plan"], "unchanged", False)
+def test_the_image_is_sent_when_it_is_needed(rig, tmp_path):
+    rig.replies["install"] = {"changed": True}
+    rig.run(image="vmlinux", state="installed")
+    assert [target for _path, target in rig.sent] == ["/remote/k.deb", "/remote/vmlinux"]
 
 
-def test_check_mode_only_plans(make):
-    plugin = make(check_mode=True, packages=["k.deb"])
-    result = run(plugin)
-    assert (plugin.calls, plugin.sent) == (["plan"], [])
+def test_check_mode_only_plans(rig):
+    before = rig.host.files()
+    result = rig.run(check_mode=True)
+    assert (rig.calls, rig.sent) == (["plan"], [])
     assert (result["outcome"], result["changed"]) == ("planned", True)
+    assert rig.host.files() == before
 
 
 @pytest.mark.parametrize("check_mode", [False, True])
-def test_a_refusal_names_host_kernel_and_reasons(make, check_mode):
-    plugin = make(check_mode=check_mode, modules={"plan": plan(["r1", "r2"])})
-    result = run(plugin)
-    assert plugin.calls == ["plan"]
+def test_a_refusal_names_host_kernel_and_reasons(rig, check_mode):
+    before = rig.host.files()
+    result = rig.run(check_mode=check_mode, reboot_ok=False, keep=1)
+    assert rig.calls == ["plan"]
     assert (result["failed"], result["changed"], result["outcome"]) == (True, False, "refused")
-    assert result["msg"] == f"kernel {NEW} on h1: r1; r2. Nothing was changed"
+    assert result["msg"].startswith(f"kernel {NEW} on h1: keep is 1")
+    assert result["msg"].endswith("or state to installed to go without. Nothing was changed")
+    assert len(result["reasons"]) == 2
+    assert rig.host.files() == before
 
 
-def test_the_controller_does_not_restart_itself(make):
-    plugin = make(transport="local")
-    assert "cannot restart itself" in run(plugin)["msg"]
-    assert plugin.calls == ["plan"]
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        ({"timeout": -1}, "timeout is -1 s; give 1 or more"),
+        ({"timeout": 0}, "timeout is 0 s; give 1 or more"),
+        ({"stop_timeout": -5}, "stop_timeout is -5 s; give 1 or more"),
+        ({"trial_timeout": 0}, "trial_timeout is 0 s; give 1 or more"),
+        ({"health": {"timeout": -3}}, "health.timeout is -3 s; give 0 or more"),
+    ],
+)
+def test_seconds_that_are_none_are_refused(rig, args, reason):
+    result = rig.run(**args)
+    assert (result["outcome"], result["reasons"]) == ("refused", [reason])
 
 
-def test_a_kernel_that_was_never_reached(make, tmp_path):
+def test_all_of_them_are_said_at_once(rig):
+    result = rig.run(timeout=-1, stop_timeout=0, trial_timeout=-1, health={"timeout": -1})
+    assert len(result["reasons"]) == 4
+
+
+def test_seconds_that_are_no_number_are_no_traceback(rig):
+    rig.replies["plan"] = {"failed": True, "msg": "argument 'timeout' cannot be converted to an int"}
+    assert rig.run(timeout="soon")["outcome"] == "failed"
+
+
+def test_the_controller_does_not_restart_itself(rig):
+    rig.transport = "local"
+    assert "cannot restart itself" in rig.run()["msg"]
+    assert rig.calls == ["plan"]
+
+
+def test_a_kernel_that_was_never_reached(either, tmp_path):
     console = tmp_path / "console.log"
     console.write_text("earlier\n")
-    plugin = make(["", BACK], console_log=str(console))
-    execute = plugin._execute_module
+    either.host.bad = "panic"
 
-    def write(**call):
-        if call["module_args"].get("phase") == "trial":
+    def write(what):
+        if what == "after trial":
             console.write_text(
                 f"earlier\r\nLinux version {NEW} (x)\r\n"
                 "\x1b[0;1mKernel panic - not syncing: no root.\x1b[0m\r\n"
                 f"Linux version {OLD} (x)\n"
             )
-        return execute(**call)
 
-    plugin._execute_module = write
-    result = run(plugin)
-    assert plugin.calls == ["plan", "install", "trial", "report"]
-    assert (result["failed"], result["outcome"], result["running"]) == (True, "fell_back", OLD)
+    either.cut = write
+    result = either.run(console_log=str(console))
+    assert either.calls == [*RESTARTED, "report"]
     assert result["reasons"] == ["it panicked: no root"]
-    assert f"The host is back on {OLD}, which is still the default, after " in result["msg"]
     assert result["evidence"]["console"][1] == "Kernel panic - not syncing: no root."
-    assert result["diff"]["after"] == "as before"
+    assert result["diff"]["after"].startswith(f"running: {OLD}\ndefault: {OLD}\nonce: -\n")
+    check_back(either, result)
 
 
-def test_an_unhealthy_kernel_is_given_up(make):
-    plugin = make(
-        ["", ON_TRIAL, ON_TRIAL, "", BACK], modules={"judge": {"reasons": ["check x ended with 1"]}}
-    )
-    result = run(plugin)
-    assert plugin.calls == ["plan", "install", "trial", "judge", "give_up", "report"]
-    assert (result["outcome"], result["reasons"]) == ("fell_back", ["check x ended with 1"])
+def test_a_kernel_without_network_is_given_up_by_its_timer(either):
+    either.host.bad = "deaf"
+    result = either.run()
+    assert either.calls == [*RESTARTED, "report"]
+    check_back(either, result)
+
+
+def test_an_unhealthy_kernel_is_given_up(either):
+    either.host.bad = "sick"
+    result = either.run()
+    assert either.calls == [*RESTARTED, "judge", "give_up", "report"]
+    assert result["reasons"] == ["unit sick.service failed, which it did not on the earlier kernel"]
+    check_back(either, result)
+    # And it is the same the next time.
+    check_back(either, either.run())
 
 
 @pytest.mark.parametrize(
-    "modules",
+    "replies",
     [
         {"judge": AnsibleConnectionFailure("gone")},
         {"promote": {"failed": True, "msg": "grubenv"}},
         {"judge": {"failed": True, "msg": "no python"}},
         {"judge": {"reasons": ["bad"]}, "give_up": AnsibleConnectionFailure("gone")},
+        {"judge": {"reasons": ["bad"]}, "give_up": {"failed": True, "msg": "no python"}},
     ],
 )
-def test_whatever_fails_after_the_restart_ends_on_the_old_kernel(make, modules):
-    plugin = make(["", ON_TRIAL, "", BACK], modules=modules)
-    result = run(plugin)
-    assert plugin.calls[-2:] == ["give_up", "report"]
+def test_whatever_fails_after_the_restart_ends_on_the_old_kernel(either, replies):
+    """If the host does not hear of it, its timer does it."""
+    either.replies = replies
+    result = either.run()
+    assert "give_up" in either.calls
+    assert either.calls[-1] == "report"
+    check_back(either, result)
+
+
+def test_what_came_of_the_trial_cannot_be_asked(either):
+    either.host.bad = "panic"
+    either.replies["report"] = AnsibleConnectionFailure("gone")
+    result = either.run()
     assert (result["outcome"], result["running"]) == ("fell_back", OLD)
+    assert "what is left of the trial was not removed, the next run does that" in result["msg"]
+    either.replies.clear()
+    either.host.bad = ""
+    assert either.run()["outcome"] == "promoted"
 
 
-@pytest.mark.parametrize(
-    ("answers", "state"), [([], "it does not answer"), ([STILL] * 999, "it answered, but never restarted")]
-)
-def test_a_host_that_does_not_come_back(make, answers, state):
-    result = run(make(answers, timeout=100))
+def test_another_default_is_told(rig):
+    rig.host.bad = "panic"
+    rig.replies["report"] = {"default": "6.0.0-other", "evidence": {}, "after": "x"}
+    assert "but the default is another" in rig.run()["msg"]
+
+
+@pytest.mark.parametrize("step", ["trial", "judge", "promote", "give_up", "report"])
+@pytest.mark.parametrize("bad", ["", "sick"])
+def test_an_answer_that_is_lost(either, step, bad):
+    """The host has done it, and the controller does not hear of it."""
+    either.host.bad = bad
+
+    def cut(what):
+        if what == f"after {step}":
+            either.cut = lambda _what: None
+            raise AnsibleConnectionFailure("gone")
+
+    either.cut = cut
+    result = either.run()
+    if bad or step == "judge":
+        assert (result["outcome"], either.host.running()) == ("fell_back", OLD)
+    else:
+        assert (result["outcome"], either.host.running()) == ("promoted", NEW)
+        assert either.host.boot() == NEW
+    assert either.host.left_of_a_trial() == []
+
+
+def test_a_trial_that_the_host_did_not_hear_of(either):
+    def cut(what):
+        if what == "before trial":
+            either.cut = lambda _what: None
+            raise AnsibleConnectionFailure("gone")
+
+    either.cut = cut
+    result = either.run()
+    assert (result["failed"], result["outcome"]) == (True, "failed")
+    assert "the connection was lost when its trial began. The trial was taken back" in result["msg"]
+    assert either.host.boot() == OLD
+    assert either.run()["outcome"] == "promoted"
+
+
+def test_a_host_that_does_not_go_down(either):
+    """The trial is taken back as soon as it can be told that the restart does not come."""
+    either.host.stuck = True
+
+    def cut(what):
+        # five minutes later
+        if what == "before report":
+            (either.host.lock.parent / "restart").unlink()
+
+    either.cut = cut
+    result = either.run(timeout=100)
+    assert (result["failed"], result["outcome"]) == (True, "failed")
+    assert "the host did not restart in 100 s. The trial was taken back" in result["msg"]
+    assert either.host.left_of_a_trial() == []
+
+
+def test_a_host_that_does_not_come_back(rig, monkeypatch):
+    monkeypatch.setattr(rig.host, "probe", lambda: "")
+    result = rig.run(timeout=100)
     assert (result["failed"], result["outcome"]) == (True, "lost")
-    assert f"did not come back in 100 s: {state}" in result["msg"]
+    assert "did not come back in 100 s: it does not answer" in result["msg"]
 
 
-def test_instances_are_stopped_between_installation_and_trial(make):
-    plugin = make(["", ON_TRIAL], modules={"plan": plan(boot=True, promote=True, stop=["web", "db"])})
-    run(plugin)
-    assert plugin.calls == ["plan", "install", action.INSTANCE, action.INSTANCE, "trial", "judge", "promote"]
+def test_a_host_that_goes_on_with_an_unhealthy_kernel(rig, monkeypatch):
+    rig.host.bad = "sick"
+    rig.cut = lambda what: setattr(rig.host, "stuck", what == "before give_up" or rig.host.stuck)
+    result = rig.run(timeout=10)
+    assert (result["failed"], result["outcome"]) == (True, "lost")
+    assert f"it answers, but runs {NEW} without a restart" in result["msg"]
+    assert result["reasons"][0].startswith("unit sick.service failed")
+
+
+def test_instances_are_stopped_between_installation_and_trial(rig):
+    for name in ("web", "db"):
+        rig.host.file(f"/sys/fs/multikernel/instances/{name}/status", "active\n")
+    rig.run(instances="stop")
+    assert rig.calls == [
+        "plan",
+        "install",
+        action.INSTANCE,
+        action.INSTANCE,
+        "trial",
+        "judge",
+        "promote",
+    ]
+
+
+def test_an_instance_that_somebody_starts_before_the_restart(rig):
+    def cut(what):
+        if what == "before trial":
+            rig.host.file("/sys/fs/multikernel/instances/web/status", "active\n")
+
+    rig.cut = cut
+    result = rig.run()
+    assert (result["failed"], result["outcome"]) == (True, "failed")
+    assert "instances are not stopped: web" in result["msg"]
+    assert rig.host.left_of_a_trial() == []
 
 
 @pytest.mark.parametrize("phase", ["install", action.INSTANCE, "trial"])
-def test_a_failure_before_the_restart_ends_the_run(make, phase):
-    modules = {
-        "plan": plan(install=True, boot=True, stop=["web"]),
-        phase: {"failed": True, "msg": "because"},
-    }
-    plugin = make(modules=modules)
-    result = run(plugin)
-    assert plugin.calls[-1] == phase
+def test_a_failure_before_the_restart_ends_the_run(rig, phase):
+    rig.host.file("/sys/fs/multikernel/instances/web/status", "active\n")
+    rig.replies[phase] = {"failed": True, "msg": "because"}
+    result = rig.run(instances="stop")
+    assert rig.calls[-1] == phase
     assert (result["failed"], result["outcome"]) == (True, "failed")
     assert result["msg"].startswith("because. On h1 ")
 
 
-def test_a_running_kernel_is_judged_before_it_becomes_the_default(make):
-    modules = {"plan": plan(promote=True), "judge": {"reasons": ["bad"]}}
-    plugin = make(modules=modules)
-    result = run(plugin)
-    assert plugin.calls == ["plan", "install", "judge"]
+def test_a_running_kernel_is_judged_before_it_becomes_the_default(rig):
+    """Somebody has booted it by hand."""
+    rig.host.add(NEW)
+    rig.host.started(NEW, "root=/dev/vda1 ro")
+    rig.host.failing = ["db.service"]
+    health = {"timeout": 0, "units": ["db.service"]}
+    result = rig.run(packages=None, health=health)
+    assert rig.calls == ["plan", "install", "judge"]
     assert (result["failed"], result["outcome"]) == (True, "failed")
+    assert "unit db.service is failed. It runs, but was not made the default" in result["msg"]
+    rig.host.failing = []
+    assert rig.run(packages=None, health=health)["outcome"] == "promoted"
+    assert rig.host.boot() == NEW
 
 
-def test_missing_files_are_named_at_once(make):
+def test_a_kernel_that_is_on_trial_is_judged_by_the_next_run(either):
+    either.cut = lambda what: (_ for _ in ()).throw(KeyboardInterrupt) if what == "before judge" else None
+    with pytest.raises(KeyboardInterrupt):
+        either.run()
+    either.cut = lambda _what: None
+    either.calls.clear()
+    result = either.run()
+    assert either.calls == ["plan", "install", "judge", "promote"]
+    assert (result["outcome"], result["previous"]) == ("promoted", OLD)
+    assert "down_seconds" not in result
+    assert either.host.left_of_a_trial() == []
+
+
+def test_a_package_manager_at_work_is_waited_for(rig):
+    answers = iter([{"busy": "lock x is held by process 7"}] * 3)
+
+    def cut(what):
+        if what == "before install":
+            reply = next(answers, None)
+            rig.replies.pop("install", None)
+            if reply:
+                rig.replies["install"] = reply
+
+    rig.cut = cut
+    result = rig.run(state="installed")
+    assert rig.calls == ["plan", *["install"] * 4]
+    assert rig.said.count("kernel_boot [h1]: waits: lock x is held by process 7") == 1
+    assert result["outcome"] == "installed"
+
+
+def test_a_package_manager_that_never_ends(rig):
+    rig.replies["install"] = {"busy": "/var/lib/dpkg/lock is held by process 7 (apt)"}
+    result = rig.run()
+    assert (result["failed"], result["outcome"], result["changed"]) == (True, "failed", False)
+    assert "/var/lib/dpkg/lock is held by process 7 (apt), for 600 s" in result["msg"]
+
+
+def test_old_kernels_that_could_not_be_removed_are_a_warning_and_go_next_time(either):
+    old = [f"6.12.{number}-x" for number in (1, 2, 3)]
+    for release in old:
+        either.host.add(release)
+    either.host.file("/var/lib/mkops/kernel-boot/record.json", json.dumps({"kernels": old}))
+    either.cut = lambda what: setattr(either.host, "fail_on", ("dpkg",) if what == "before promote" else ())
+    result = either.run(keep=2)
+    assert (result["outcome"], result["removed"]) == ("promoted", [])
+    assert not result.get("failed")
+    assert "the old kernel 6.12.1-x was not removed: " in " ".join(result["warnings"])
+    assert either.host.boot() == NEW
+    either.host.fail_on = ()
+    planned = either.run(keep=2, check_mode=True)
+    assert planned["steps"] == ["remove 6.12.2-x", "remove 6.12.1-x"]
+    result = either.run(keep=2)
+    assert (result["outcome"], result["changed"]) == ("tidied", True)
+    assert result["removed"] == ["6.12.2-x", "6.12.1-x"]
+    assert either.host.debs == {OLD, NEW, "6.12.3-x"}
+    assert either.run(keep=2)["outcome"] == "unchanged"
+
+
+def test_previous_is_the_kernel_that_it_was_when_the_run_began(either):
+    either.run()
+    result = either.run(release="previous", packages=None)
+    assert (result["outcome"], result["running"], result["previous"]) == ("promoted", OLD, NEW)
+    assert either.host.boot() == OLD
+
+
+def test_missing_files_are_named_at_once(rig):
     with pytest.raises(AnsibleActionFail, match=r"no\.deb, none"):
-        run(make(packages=["k.deb", "no.deb"], image="none"))
+        rig.run(packages=["k.deb", "no.deb"], image="none")
 
 
-def test_nothing_is_sent_that_is_there(make):
-    plugin = make(packages=["/there/k.deb"], remote_src=True, modules={"plan": plan(install=True)})
-    run(plugin)
-    assert plugin.sent == []
+def test_packages_may_be_one_string(rig):
+    assert rig.run(packages="k.deb", state="installed")["outcome"] == "installed"
 
 
-def test_what_the_module_sets_itself_is_refused(make):
+def test_nothing_is_sent_that_is_there(rig):
+    rig.run(packages=["/there/k.deb"], remote_src=True)
+    assert rig.sent == []
+
+
+def test_what_the_module_sets_itself_is_refused(rig):
     with pytest.raises(AnsibleActionFail, match="phase: set by the module itself"):
-        run(make(phase="promote"))
+        rig.run(phase="promote")
 
 
 @pytest.mark.parametrize(
     ("output", "seen"),
     [
-        (ON_TRIAL, (IDS[1], NEW, "root=/dev/vda1 mkops.trial=t0")),
-        ("banner\n" + BACK, (IDS[2], OLD, "root=/dev/vda1")),
+        (ON_TRIAL, (ID, NEW, "root=/dev/vda1 mkops.trial=t0")),
+        ("banner\n" + BACK, (ID, OLD, "root=/dev/vda1")),
         ("x\ny\nz\n", None),
         ("", None),
     ],

@@ -6,226 +6,35 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 from types import SimpleNamespace
 
 import pytest
 
-from ansible_collections.mkops.multikernel.plugins.module_utils.boot import access, systemd_boot
-from ansible_collections.mkops.multikernel.plugins.module_utils.boot import grub as loader
+from ansible_collections.mkops.multikernel.plugins.module_utils.boot import access, packages, systemd_boot
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot import host as boot_host
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot import loaders as boot_loaders
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot import plan as host_part
-from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import Done
+from ansible_collections.mkops.multikernel.plugins.module_utils.boot import trial as states
+from ansible_collections.mkops.multikernel.plugins.module_utils.boot.rollout import Rollout
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.lock import (
+    locked,
+    withdraw_restart,
+)
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import Paths
 from ansible_collections.mkops.multikernel.plugins.modules import kernel_boot
-from ansible_collections.mkops.multikernel.tests.unit import grub_emu
-
-OLD, NEW = "6.1.0-old", "6.12.9-new"
-HEAD = """\
-### BEGIN /etc/grub.d/00_header ###
-if [ -s $prefix/grubenv ]; then
-  load_env
-fi
-if [ "${{next_entry}}" ] ; then
-   set default="${{next_entry}}"
-   set next_entry=
-   save_env next_entry
-   set boot_once=true
-else
-   set default="{default}"
-fi
-menuentry_id_option="--id"
-export menuentry_id_option
-set timeout=5
-### END /etc/grub.d/00_header ###
-"""
-ENTRY = """\
-menuentry 'Linux {0}' $menuentry_id_option 'gnulinux-{0}-advanced-u' {{
-\tlinux /boot/vmlinuz-{0} root=/dev/vda1 ro
-}}
-"""
-TAIL = """\
-if [ -f ${config_directory}/custom.cfg ]; then
-  source ${config_directory}/custom.cfg
-fi
-"""
-GRUBENV = "/boot/grub/grubenv"
-CONFIG = "CONFIG_SOFTLOCKUP_DETECTOR=y\nCONFIG_DETECT_HUNG_TASK=y\nCONFIG_EFIVAR_FS=y\n"
-
-
-class Simulated(boot_host.Machine):
-    def __init__(self, root):
-        super().__init__(str(root))
-        self.commands = []
-        self.debs, self.failing, self.fail_on = set(), [], ()
-        for path in ("run/systemd/system", "boot/grub", "var/lib/dpkg", "etc/default"):
-            (root / path).mkdir(parents=True)
-        (root / "etc/default/grub").write_text("GRUB_DEFAULT=0\n")
-        self.add(OLD)
-        self.boots = 0
-        self.boot()
-
-    def file(self, path, text):
-        self.at(path).parent.mkdir(parents=True, exist_ok=True)
-        self.at(path).write_text(text)
-
-    def add(self, release, config=CONFIG):
-        self.file(f"/boot/vmlinuz-{release}", "image")
-        self.file(f"/boot/config-{release}", config)
-        self.debs.add(release)
-        self.menu()
-
-    def menu(self):
-        saved = "GRUB_DEFAULT=saved" in self.text("/etc/default/grub")
-        kernels = sorted(path.name.removeprefix("vmlinuz-") for path in self.at("/boot").glob("vmlinuz-*"))
-        text = HEAD.format(default="${saved_entry}" if saved else "0")
-        # the newest first, as update-grub has it
-        self.file("/boot/grub/grub.cfg", text + "".join(map(ENTRY.format, reversed(kernels))) + TAIL)
-
-    def boot(self):
-        """GRUB itself starts it. Returns what was started."""
-        start = grub_emu.start(self.at("/boot/grub"))
-        assert start.ended, start.output
-        image, *words = start.linux[0].split()
-        return self.started(image.removeprefix("/boot/vmlinuz-"), " ".join(words))
-
-    @property
-    def environment(self):
-        """GRUB's environment block."""
-        text = self.text(GRUBENV)
-        return loader.parse_environment(text) if text else {}
-
-    def started(self, release, cmdline):
-        self.boots += 1
-        self.file("/proc/cmdline", cmdline)
-        self.file("/proc/sys/kernel/osrelease", release)
-        self.file("/proc/sys/kernel/random/boot_id", f"boot-{self.boots}")
-        self.file("/proc/filesystems", "nodev\tmultikernel\n" if release == NEW else "ext4\n")
-        return release
-
-    def run(self, argv, purpose, ok=(0,), seconds=600):
-        self.commands.append(list(argv))
-        output, code = "", 0
-        match list(argv):
-            case [name, *_] if name in self.fail_on:
-                code = 1
-            case ["grub-editenv", "-", *words]:
-                subprocess.run(["grub-editenv", str(self.at(GRUBENV)), *words], check=True)
-            case ["grub-script-check", path]:
-                code = subprocess.run(argv, check=False, capture_output=True).returncode
-                assert path == str(self.at("/boot/grub/custom.cfg"))
-            case ["grub-probe", "--target=fs", _]:
-                output = "ext2"
-            case ["update-grub"]:
-                self.menu()
-            case ["dpkg-query", *words]:
-                known = [f"linux-image-{name}" for name in self.debs]
-                output = "".join(f"installed {word}\n" for word in words if word in known)
-            case ["dpkg-deb", "--field", package, *_]:
-                release = package.rsplit("/", 1)[-1].removesuffix(".deb")
-                output = f"Package: linux-image-{release}\nInstalled-Size: 10\n"
-            case ["dpkg", "--install", package]:
-                self.add(package.rsplit("/", 1)[-1].removesuffix(".deb"))
-            case ["dpkg", "--purge", name]:
-                release = name.removeprefix("linux-image-")
-                self.at(f"/boot/vmlinuz-{release}").unlink()
-                self.debs.discard(release)
-                self.menu()
-            case ["systemctl", "list-units", *_]:
-                output = "".join(f"{name} loaded failed failed x\n" for name in self.failing)
-            case ["systemctl", "is-active", name]:
-                output = "failed" if name in self.failing else "active"
-            case ["systemctl", "is-system-running"]:
-                output = "running"
-            case ["/bin/false"]:
-                code = 1
-            case ["grub-probe" | "systemctl" | "systemd-run" | "journalctl", *_]:
-                pass
-            case unexpected:
-                raise AssertionError(unexpected)
-        if code not in ok:
-            raise Failure(f"cannot {purpose}", {"rc": code})
-        return Done(tuple(argv), code, output, "")
-
-    def ours(self):
-        """What of ours the boot menu has."""
-        return self.text("/boot/grub/custom.cfg")
-
-    def files(self):
-        return {
-            str(path): path.read_text() if path.is_file() else str(path.readlink())
-            for path in self.at("/").rglob("*")
-            if path.is_file() or path.is_symlink()
-        }
-
-
-class SimulatedSystemdBoot(Simulated):
-    ENTRIES = "/efi/loader/entries"
-
-    def __init__(self, root):
-        self.at = lambda path: root / path.lstrip("/")
-        self.set("LoaderInfo", "systemd-boot 257.9")
-        super().__init__(root)
-
-    def set(self, name, text):
-        path = self.at(f"/sys/firmware/efi/efivars/{name}-{access.VENDOR}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if text:
-            path.write_bytes(b"\7\0\0\0" + f"{text}\0".encode("utf-16-le"))
-        else:
-            path.unlink(missing_ok=True)
-
-    def menu(self):
-        """kernel-install, for all that is in /boot."""
-        kernels = {path.name.removeprefix("vmlinuz-"): path for path in self.at("/boot").glob("vmlinuz-*")}
-        for path in self.at(self.ENTRIES).glob("t0ken-*"):
-            if path.name.removeprefix("t0ken-").removesuffix(".conf") not in kernels:
-                path.unlink()
-        for release, path in kernels.items():
-            self.file(f"/efi/t0ken/{release}/linux", path.read_text())
-            self.file(
-                f"{self.ENTRIES}/t0ken-{release}.conf",
-                f"# kernel-install\ntitle Debian\nversion {release}\noptions root=/dev/vda1 ro rootwait\n"
-                f"linux /t0ken/{release}/linux\n",
-            )
-
-    def boot(self):
-        wanted = self.variable("LoaderEntryOneShot") or self.variable("LoaderEntryDefault")
-        self.set("LoaderEntryOneShot", "")
-        paths = sorted(self.at(self.ENTRIES).iterdir(), reverse=True)
-        entries = [systemd_boot.parse_entry(path.name, path.read_text()) for path in paths]
-        entry = next((entry for entry in entries if entry.ident == wanted), entries[0])
-        return self.started(entry.release, entry.value("options"))
-
-    def run(self, argv, purpose, ok=(0,), seconds=600):
-        match list(argv):
-            case ["bootctl", "--print-esp-path" | "--print-boot-path"]:
-                return Done(tuple(argv), 0, "/efi\n", "")
-            case ["bootctl" as name, "set-default" | "set-oneshot" as action, entry] if (
-                name not in self.fail_on
-            ):
-                self.commands.append(list(argv))
-                self.set("LoaderEntryDefault" if action == "set-default" else "LoaderEntryOneShot", entry)
-            case ["kernel-install", "add", release, image]:
-                assert image == f"/boot/vmlinuz-{release}"
-                self.menu()
-            case ["grub-editenv" | "grub-probe" | "update-grub", *_]:
-                raise AssertionError(argv)
-            case _:
-                return super().run(argv, purpose, ok, seconds)
-        return Done(tuple(argv), 0, "", "")
-
-    def ours(self):
-        return "".join(path.read_text() for path in self.at(self.ENTRIES).glob("mkops-*"))
-
-    def files(self):
-        return {
-            str(path): path.read_bytes() if path.is_file() else str(path.readlink())
-            for path in self.at("/").rglob("*")
-            if path.is_file() or path.is_symlink()
-        }
+from ansible_collections.mkops.multikernel.tests.unit.fake_boot import (
+    ENTRY,
+    HEAD,
+    NEW,
+    OLD,
+    TAIL,
+    Simulated,
+    SimulatedSystemdBoot,
+)
 
 
 @pytest.fixture
@@ -246,8 +55,7 @@ def phase(machine, name, **params):
     health = {key: option["default"] for key, option in kernel_boot.HEALTH.items()} | {"timeout": 0}
     wish = {"release": NEW, "packages": [f"/tmp/{NEW}.deb"], "reboot_ok": True}
     params = defaults | wish | params | {"health": health | params.get("health", {})}
-    run = kernel_boot.Run(SimpleNamespace(params=params), machine)
-    return getattr(run, name)()
+    return kernel_boot.work(SimpleNamespace(params=params | {"phase": name}), machine)
 
 
 def promoted(machine, **params):
@@ -339,7 +147,7 @@ def test_a_trial_that_was_left_behind_is_forgotten(machine):
     machine.run(["grub-editenv", "-", "unset", "next_entry"], "let somebody else unset it")
     machine.boot()
     planned = phase(machine, "plan", release=OLD, packages=None, state="installed")
-    assert planned["steps"] == ["forget the trial that was left behind"]
+    assert planned["steps"] == [f"forget the trial of {NEW} that was left behind"]
     phase(machine, "install", release=OLD, packages=None, state="installed")
     assert not phase(machine, "plan", release=OLD, packages=None, state="installed")["changed"]
 
@@ -453,19 +261,10 @@ def test_a_package_of_another_kernel_is_not_installed(machine):
 
 
 def test_a_full_boot_is_noticed_before(machine, monkeypatch):
-    monkeypatch.setattr(boot_host.shutil, "disk_usage", lambda _path: SimpleNamespace(free=1))
+    monkeypatch.setattr(packages.shutil, "disk_usage", lambda _path: SimpleNamespace(free=1))
     with pytest.raises(Failure, match="make room"):
         phase(machine, "install")
     assert machine.debs == {OLD}
-
-
-def test_half_an_installation_is_taken_back(either):
-    either.fail_on = ("dpkg",)
-    with pytest.raises(Failure):
-        phase(either, "install")
-    assert either.commands[-1] == ["dpkg", "--purge", f"linux-image-{NEW}"]
-    either.fail_on = ()
-    assert either.boot() == OLD
 
 
 def test_the_image_for_spawns_is_placed_once(machine, tmp_path):
@@ -506,8 +305,8 @@ def test_unhealthy_kernels(either):
 
 def test_evidence_of_the_trial(machine):
     phase(machine, "install")
-    trial = phase(machine, "trial")["trial"]
-    machine.file(trial["evidence"], "a\nb\n")
+    phase(machine, "trial")
+    machine.file(boot_host.EVIDENCE, "a\nb\n")
     machine.file("/sys/fs/pstore/dmesg-1", "Kernel panic\n")
     machine.boot()
     machine.boot()
@@ -535,9 +334,13 @@ def test_what_cannot_bring_a_kernel_back_is_said(machine):
     assert "no hardware watchdog" in warnings
 
 
-def test_the_lock_is_exclusive(machine):
-    with machine.lock(), pytest.raises(Failure, match="another run"), machine.lock():
-        pass
+def test_the_lock_is_exclusive(machine, monkeypatch):
+    monkeypatch.setattr(kernel_boot, "host_lock", functools.partial(kernel_boot.host_lock, timeout=0))
+    machine.lock.parent.mkdir(0o700)
+    """The one that layout takes, too."""
+    assert machine.lock == Paths(machine.root).lock
+    with locked(machine.lock), pytest.raises(Failure, match="held by another run"):
+        phase(machine, "install")
 
 
 def test_documentation_and_arguments_agree():
@@ -554,7 +357,7 @@ def test_documentation_and_arguments_agree():
 @pytest.mark.parametrize("writable", [True, False])
 def test_the_script_tells_on_the_console_what_it_cannot_keep(tmp_path, writable):
     console, kept = tmp_path / "console", tmp_path / ("kept" if writable else "gone/kept")
-    script = host_part.EVIDENCE_SCRIPT.replace("/dev/console", str(console)).replace("/dev/kmsg", "/dev/null")
+    script = states.EVIDENCE_SCRIPT.replace("/dev/console", str(console)).replace("/dev/kmsg", "/dev/null")
     # only the shell and what it reads: no systemd is needed, and none is asked
     subprocess.run(
         ["sh", "-s", str(kept)], input=script, text=True, check=True, env={"PATH": "/usr/bin:/bin"}
@@ -761,8 +564,9 @@ def test_a_trial_that_cannot_be_unset_is_told(uefi, monkeypatch):
     phase(uefi, "install")
     phase(uefi, "trial")
     monkeypatch.setattr(uefi, "set", lambda _name, _text: None)
+    withdraw_restart(uefi.lock)
     with pytest.raises(Failure, match=r"still starts mkops-trial\.conf once"):
-        uefi.disarm()
+        Rollout(uefi).tidy()
 
 
 def test_another_system_on_the_same_boot_partition(uefi):

@@ -12,7 +12,13 @@ import pytest
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.common import lock
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure
-from ansible_collections.mkops.multikernel.plugins.module_utils.common.lock import host_lock, locked
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.lock import (
+    announce_restart,
+    host_lock,
+    locked,
+    restart_announced,
+    withdraw_restart,
+)
 
 
 def test_the_lock_is_for_nobody_else(tmp_path):
@@ -76,3 +82,42 @@ def test_a_lock_that_is_tried_once(tmp_path):
 def test_who_inherits_it(tmp_path, inherit):
     with locked(tmp_path / "lock", inherit=inherit) as descriptor:
         assert os.get_inheritable(descriptor) is inherit
+
+
+def test_nobody_gets_it_between_the_last_check_and_the_restart(tmp_path):
+    path = tmp_path / "mkops/host.lock"
+    with host_lock(path):
+        announce_restart(path)
+    with pytest.raises(Failure, match="about to restart"), host_lock(path):
+        pytest.fail("locked")
+    with host_lock(tmp_path / "other/host.lock"):
+        pass
+    withdraw_restart(path)
+    with host_lock(path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("boot_id", "seconds"), [("another boot", 0), ("this boot", lock._RESTART), ("this boot", 9999)]
+)
+def test_the_restart_of_another_boot_means_nothing_nor_one_that_did_not_come(
+    tmp_path, monkeypatch, boot_id, seconds
+):
+    path, current = tmp_path / "mkops/host.lock", tmp_path / "boot_id"
+    current.write_text("this boot\n".replace(" ", "-"))
+    monkeypatch.setattr(lock, "_BOOT_ID", current)
+    monkeypatch.setattr(lock.time, "clock_gettime", lambda _clock: 100.0)
+    with host_lock(path):
+        announce_restart(path)
+    assert restart_announced(path)
+    current.write_text(boot_id.replace(" ", "-"))
+    monkeypatch.setattr(lock.time, "clock_gettime", lambda _clock: 100.0 + seconds)
+    assert not restart_announced(path)
+    with host_lock(path):
+        pass
+
+
+@pytest.mark.parametrize("text", ["", "x", "a b c", "boot never"])
+def test_an_announcement_that_makes_no_sense_is_none(tmp_path, text):
+    (tmp_path / "restart").write_text(text)
+    assert not restart_announced(tmp_path / "host.lock")

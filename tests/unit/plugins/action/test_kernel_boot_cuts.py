@@ -1,0 +1,234 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A rollout that is cut off at each step, on the host and on the controller.
+
+Whatever happens: the next power cycle starts the old kernel, one that was judged healthy, or the trial with
+its timer and its way back; the state after it is the one that the table has; and the next run ends well.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from ansible.errors import AnsibleConnectionFailure
+
+from ansible_collections.mkops.multikernel.plugins.module_utils.boot import loaders
+from ansible_collections.mkops.multikernel.plugins.module_utils.boot.trial import (
+    TRANSITIONS,
+    Event,
+    State,
+    token_of,
+)
+from ansible_collections.mkops.multikernel.tests.unit.boot_rig import Killed, Rig
+from ansible_collections.mkops.multikernel.tests.unit.fake_boot import (
+    NEW,
+    OLD,
+    Simulated,
+    SimulatedSystemdBoot,
+    cutting,
+)
+
+
+class Cut:
+    """Something happens at the nth change, or from then on."""
+
+    def __init__(self, number, action, lasting=False):
+        self.number, self.action, self.lasting = number, action, lasting
+        self.seen = []
+        self.dead = False  # it changes nothing any more, whatever it tries
+
+    def __call__(self, what):
+        if self.dead:
+            raise Killed
+        self.seen.append(what)
+        if len(self.seen) - 1 == self.number or (self.lasting and len(self.seen) > self.number):
+            self.action(self, what)
+
+    @property
+    def where(self):
+        return self.seen[self.number]
+
+    @property
+    def over(self):
+        """There are not as many changes."""
+        return len(self.seen) <= self.number
+
+
+def die(cut, _what):
+    cut.dead = True
+    raise Killed
+
+
+def fail(_cut, what):
+    raise OSError(errno.EIO, os.strerror(errno.EIO), what)
+
+
+def lose(_cut, what):
+    raise AnsibleConnectionFailure(f"lost at {what}")
+
+
+@pytest.fixture(params=[Simulated, SimulatedSystemdBoot])
+def fresh(tmp_path, monkeypatch, request):
+    """Makes hosts, each with a run of its own."""
+    (tmp_path / "k.deb").write_text("deb")
+    # Hundreds of them: where a directory costs nothing.
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else str(tmp_path)
+    with tempfile.TemporaryDirectory(prefix="mkops-cuts-", dir=memory) as folder:
+        pristine = request.param(Path(folder) / "pristine")
+        pristine.quick = True
+        count = iter(range(9999))
+
+        def make(host=pristine):
+            return Rig(host.copy(Path(folder) / f"host{next(count)}"), monkeypatch, tmp_path)
+
+        yield make
+
+
+def gone(rig):
+    shutil.rmtree(rig.host.root)
+
+
+def state(host):
+    return host.state(loaders.look(host))[0]
+
+
+def default(host):
+    boot = loaders.look(host)
+    return boot.releases.get(boot.default, "")
+
+
+def check_power_cycle(fresh, rig, where):
+    """What the next power cycle starts, and what comes after that if nobody comes."""
+    other = fresh(rig.host)
+    host = other.host
+    before = state(host)
+    host.boot()
+    assert TRANSITIONS[before][Event.POWER] is state(host), (where, before)
+    words = host.text("/proc/cmdline").split()
+    if host.running() == NEW and token_of(" ".join(words)):
+        assert {"panic=10", "oops=panic"} < set(words), where
+        assert host.sim.get("timer"), f"{where}: a trial without its timer"
+        assert default(host) == OLD, where
+        assert host.wait() == OLD, where
+    elif host.running() == NEW:
+        assert rig.judged, f"{where}: starts a kernel that was never judged healthy"
+        assert default(host) == NEW, where
+    else:
+        assert host.running() == OLD, where
+    gone(other)
+
+
+def check_next_run(rig, where, **args):
+    """It ends on the new kernel, promoted, with nothing left of a trial; and one more changes nothing."""
+    host = rig.host
+    result = rig.run(**args)
+    if result.get("failed"):
+        # Only while the host is about to restart.
+        assert result["outcome"] in ("refused", "failed"), (where, result)
+        assert "run again when it is back" in result["msg"], (where, result)
+        host.wait()
+        result = rig.run(**args)
+    assert not result.get("failed"), (where, result["msg"])
+    assert (host.running(), default(host)) == (NEW, NEW), where
+    assert (host.left_of_a_trial(), state(host)) == ([], State.IDLE), where
+    assert host.record() == {"kernels": [NEW], "previous": OLD}, where
+    assert host.debs == {OLD, NEW}, where
+    assert rig.run(**args)["outcome"] == "unchanged", where
+
+
+CHECKED = set()
+
+
+def look(rig):
+    """All that what comes next depends on; tokens are random."""
+    host = rig.host
+    note = host.state(loaders.look(host))[1]
+    tokens = [note.token if note else "-", token_of(host.text("/proc/cmdline")) or "-"]
+    found = []
+    for path in sorted(host.at("/").rglob("*")):
+        if path.is_file() and path.name != "restart":
+            content = path.read_bytes()
+            for token in tokens:
+                content = content.replace(token.encode(), b"-") if token != "-" else content
+            found.append((str(path.relative_to(host.root)), content))
+        elif path.is_symlink() or path.name == "restart":
+            found.append((str(path.relative_to(host.root)), b""))
+    return (type(host), rig.judged, tokens[0] == tokens[1], tuple(found))
+
+
+def check(fresh, rig, where, **args):
+    """Many cuts leave the same host behind: it is checked once."""
+    seen = (look(rig), repr(args))
+    if seen in CHECKED:
+        return
+    CHECKED.add(seen)
+    check_power_cycle(fresh, rig, where)
+    again = fresh(rig.host)
+    check_next_run(again, where, **args)
+    gone(again)
+    # The same, after a power cycle.
+    rig.host.boot()
+    check_next_run(rig, where, **args)
+
+
+def check_result(rig, result, where):
+    """What the user is told is what is there."""
+    if result["outcome"] == "promoted":
+        assert rig.host.running() == NEW, where
+        assert default(rig.host) == NEW, where
+    elif result["outcome"] == "fell_back":
+        assert rig.host.running() == OLD == result["running"], where
+        assert default(rig.host) == OLD, where
+    else:
+        assert result["outcome"] in ("failed", "refused", "lost"), (where, result)
+        assert rig.host.running() == OLD or result["outcome"] == "lost", (where, result)
+
+
+def each(fresh, action, lasting=False, caught=False, **args):
+    """A run that is cut at the first change of the host, another at the second, and so on."""
+    for number in range(999):
+        rig, cut = fresh(), Cut(number, action, lasting)
+        rig.module_dies_alone = caught
+        with cutting(rig.host, cut):
+            try:
+                result = rig.run(**args)
+            except Killed:
+                result = None
+        if cut.over:
+            assert number > 30
+            return
+        yield rig, f"{number}: {cut.where}", result
+        gone(rig)
+    raise AssertionError("it never ends")
+
+
+def test_both_sides_die_at_each_change_of_the_host(fresh):
+    for rig, where, result in each(fresh, die):
+        assert result is None
+        check(fresh, rig, where)
+
+
+def test_the_module_is_killed_at_each_change_of_the_host(fresh):
+    for rig, where, result in each(fresh, die, caught=True):
+        check_result(rig, result, where)
+        check(fresh, rig, where)
+
+
+def test_each_change_of_the_host_fails_once(fresh):
+    for rig, where, result in each(fresh, fail):
+        check_result(rig, result, where)
+        check(fresh, rig, where)
+
+
+def test_each_change_of_the_host_fails_and_all_after_it(fresh):
+    """A disk that is full or read-only from then on."""
+    for rig, where, result in each(fresh, fail, lasting=True, timeout=60):
+        check_result(rig, result, where)
+        check(fresh, rig, where)
