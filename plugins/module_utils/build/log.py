@@ -44,11 +44,26 @@ def expected_objects(config: Mapping[str, str], earlier: Mapping[str, int] | Non
 
 
 _ERROR = re.compile(
-    r"\berror:|\bfatal:|undefined reference|\*\*\* |: No such file|Killed|No space left", re.IGNORECASE
+    r"\berror:|\bfatal:|undefined reference|: No such file|Killed|No space left", re.IGNORECASE
 )
+_GAVE_UP = re.compile(r"^\S*make(?:\[\d+\])?: \*\*\* |^\*\*\* ")
+_QUIET = re.compile(r"^\s+[A-Z][A-Z0-9_]+(?:\s+\[M\])?\s+\S+$")
+_NEAR = 20  # lines before make gives up; other jobs print meanwhile
+_CAUSE = 4  # lines of them
 
 
 def error_lines(log: str, limit: int = 8) -> list[str]:
-    """The first lines of a build log that tell what went wrong, else its last ones."""
+    """The lines of a log that tell what went wrong, else its last ones.
+
+    What was said right before make gave up belongs to it, in whatever words.
+    """
     lines = [line.rstrip() for line in log.splitlines() if line.strip()]
-    return [line for line in lines if _ERROR.search(line)][:limit] or lines[-limit:]
+    errors = [number for number, line in enumerate(lines) if _ERROR.search(line)]
+    ends = [number for number, line in enumerate(lines) if _GAVE_UP.match(line)]
+    if not errors and not ends:
+        return lines[-limit:]
+    end = ends[0] if ends else len(lines)
+    before = [number for number in range(max(0, end - _NEAR), end) if not _QUIET.match(lines[number])]
+    cause = before[: -_CAUSE - 1 : -1] if ends else []
+    wanted = [*errors[:1], *cause[:1], *ends[:1], *cause[1:], *errors[1:], *ends[1:]]
+    return [lines[number] for number in sorted(list(dict.fromkeys(wanted))[:limit])]

@@ -28,7 +28,7 @@ from .configuration import (
 from .debian import Archive, local_source, machine_mirror
 from .key import Inputs, Source
 from .packages import FORMATS
-from .patches import read_series
+from .patches import read_patch, read_series
 from .progress import Progress
 from .source import read_marker, tree_source
 from .toolchain import missing_tools, toolchain
@@ -144,10 +144,18 @@ def _patches(series: str | None, reasons: Reasons) -> list[Path]:
         reasons.append(f"series {series} is no directory")
         return []
     try:
-        return read_series(Path(series))
+        paths = read_series(Path(series))
     except Refused as refused:
         reasons += refused.reasons
-    return []
+        return []
+    for path in paths:
+        try:
+            read_patch(path, path.name)
+        except Refused as refused:
+            reasons += refused.reasons
+        except OSError as error:
+            reasons.append(f"patch {path} cannot be read: {error.strerror}")
+    return paths
 
 
 def _source_reasons(source: Mapping[str, Any]) -> Reasons:

@@ -24,18 +24,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..common.command import must, run
+from ..common.command import must
 from ..common.errors import Failure
 from ..common.files import sha256, sha256_file, write_file
 from ..common.lock import locked
 from .address import is_remote, masked
 from .cache import TRASH, discard
 from .debian import Archive
-from .git import ENVIRONMENT as GIT_ENVIRONMENT
 from .git import Git
 from .key import Source
 from .openpgp import verify_signature
-from .patches import apply_patch, read_series
+from .patches import apply_patch, read_patch, read_series
 from .tree import unpack
 
 MARKER = ".mkops-source.json"
@@ -234,6 +233,7 @@ def expand(src: str, checksum: str | None, fetcher: Fetcher) -> list[Patch]:
 
 def local_patch(path: Path) -> Patch:
     digest = sha256_file(path)
+    read_patch(path, path.name)
 
     def fetch() -> Path:
         if sha256_file(path) != digest:
@@ -241,32 +241,6 @@ def local_patch(path: Path) -> Patch:
         return path
 
     return Patch(path.name, digest, fetch)
-
-
-def diffs(patch: Patch, scratch: Path) -> list[tuple[str, Path]]:
-    """(name, file) of what is to be applied: a mailbox's messages, decoded; any other file as it is."""
-    path = patch.fetch()
-    with path.open("rb") as file:
-        if file.read(5) != b"From ":
-            return [(patch.name, path)]
-    folder = scratch / f"mails-{patch.sha256[:16]}"
-    folder.mkdir(exist_ok=True)
-    environment = {**os.environ, **GIT_ENVIRONMENT}
-    git = ["git", "mailsplit", "--keep-cr", f"-o{folder}", "--", str(path.absolute())]
-    must(git, f"split the mailbox {patch.name}", env=environment)
-    mails = sorted(one for one in folder.iterdir() if one.name.isdecimal())
-    found = []
-    for mail in mails:
-        name = patch.name if len(mails) == 1 else f"{patch.name} message {int(mail.name)}"
-        text = folder / f"{mail.name}.patch"
-        argv = ["git", "mailinfo", str(folder / f"{mail.name}.message"), str(text)]
-        with mail.open("rb") as message:
-            done = run(argv, stdin=message, cwd=folder, env=environment)
-        if done.rc:
-            raise Failure(f"patch {name} cannot be read: {done.stderr.strip()}")
-        if b"\ndiff " in b"\n" + text.read_bytes() or b"\n--- " in text.read_bytes():  # no cover letter
-            found.append((name, text))
-    return found
 
 
 # --- the tree ---------------------------------------------------------------------------------------------
@@ -320,8 +294,7 @@ class Tree:
         tree = self.origin.place(scratch)
         dated = (tree / "Makefile").stat().st_mtime_ns
         for one in self.patches:
-            for name, path in diffs(one, scratch):
-                apply_patch(tree, path, name)
+            apply_patch(tree, one.fetch(), one.name)
         marker = {
             "digest": self.digest,
             "origin": self.origin.text,

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ansible_collections.mkops.multikernel.plugins.module_utils.build.log import (
     OBJECTS_PER_OPTION,
     BuildLog,
@@ -54,3 +56,44 @@ def test_first_errors_of_a_log():
 
 def test_last_lines_of_a_log_without_errors():
     assert error_lines("one\n\ntwo\nthree\n", 2) == ["two", "three"]
+
+
+@pytest.mark.parametrize(
+    ("log", "cause"),
+    [
+        (
+            "  BTF     vmlinux\n/bin/sh: 1: pahole: not found\n"
+            "make[3]: *** [scripts/Makefile.vmlinux:35: vmlinux] Error 127\n"
+            "make[3]: *** Deleting file 'vmlinux'\n",
+            ["/bin/sh: 1: pahole: not found"],
+        ),
+        (
+            "  CC      a.o\n  BTF     vmlinux\n"
+            "Failed to generate BTF for vmlinux\nTry to disable CONFIG_DEBUG_INFO_BTF\n"
+            "  CC      b.o\n  LD [M]  c.ko\nmake[2]: *** [x] Error 1\nmake: *** [z] Error 2\n",
+            ["Failed to generate BTF for vmlinux", "Try to disable CONFIG_DEBUG_INFO_BTF"],
+        ),
+        (
+            "  EXTRACT_CERTS certs/x\nAt main.c:160:\n- SSL error:80000002:system library::No such file\n"
+            "make[1]: *** [certs/Makefile:90: certs/x] Error 1\n",
+            ["At main.c:160:"],
+        ),
+        ("make: *** No rule to make target 'a.pem', needed by 'b.x509'.  Stop.\n", []),
+    ],
+)
+def test_the_cause_stands_before_make_gives_up(log, cause):
+    found = error_lines(log)
+    assert [line for line in cause if line not in found] == []
+    gave_up = next(line for line in log.splitlines() if line.startswith("make"))
+    assert next(line for line in found if line.startswith("make")) == gave_up
+    assert not [line for line in found if line.startswith("  CC")]
+
+
+def test_the_first_error_is_never_cut_off():
+    log = (
+        "a.c:1: error: no\n"
+        + "".join(f"w.c:{n}: warning: x\n" for n in range(50))
+        + "make: *** [a.o] Error 1\n"
+    )
+    assert error_lines(log, 3) == ["a.c:1: error: no", "w.c:49: warning: x", "make: *** [a.o] Error 1"]
+    assert error_lines(log, 1) == ["a.c:1: error: no"]
