@@ -22,8 +22,10 @@ import libfdt
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import Done
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.cpuset import format_cpus
+from ansible_collections.mkops.multikernel.tests.unit import kerf_trees
 
 MIB = 1024**2
+PAGE = 4096
 POOL_BASE = 0x40000000
 KERF = "/opt/mkops/kerf/bin/kerf"
 
@@ -314,26 +316,55 @@ class FakeKernel:
     def kerf_init(self, cpus: str, memory: str, devices: str, flags: list[str]) -> None:
         assert not flags
         wanted_cpus = set() if cpus == "none" else set(map(int, cpus.split(",")))
+        wanted = {} if memory == "none" else dict(reversed(part.split("@")) for part in memory.split(","))
+        sizes = {int(node): int(size) for node, size in wanted.items()}
+        live = bool(self.pool_cpus or self.chunks)
+        self._refuse_unless(bool(wanted_cpus) or not sizes, "a pool without CPUs is invalid")
+        self._refuse_unless(live or bool(sizes) or not wanted_cpus, "Spawn pool size must be positive")
+        coming, leaving = self._pool_changes(sizes)
+        gone, new = set(self.pool_cpus) - wanted_cpus, wanted_cpus - set(self.pool_cpus)
+        if not live:
+            self._tree(kerf_trees.baseline, sorted(wanted_cpus), sizes, limit=None)
+        elif gone or new or coming or leaving:
+            self._tree(kerf_trees.pool, new, gone, coming, [chunk[:2] for chunk in leaving])
         lent = {apic for one in self.instances.values() for apic in one.cpus}
         self._refuse_unless(self.apic(0) not in wanted_cpus, "the boot CPU stays")
         self._refuse_unless(wanted_cpus <= set(self.logical), "no such CPU")
         self._refuse_unless(lent <= wanted_cpus, "a CPU is lent")
         self._transaction("applied")
         self.pool_cpus = sorted(wanted_cpus, key=self.logical.get)
-        wanted = {} if memory == "none" else dict(reversed(part.split("@")) for part in memory.split(","))
+        for node, size in coming:
+            end = max([base + length for base, length, _node in self.chunks], default=POOL_BASE)
+            self.chunks.append((-(-end // self.granule) * self.granule, size, node))
+        for chunk in leaving:
+            self.chunks.remove(chunk)
+
+    def _pool_changes(
+        self, sizes: dict[int, int]
+    ) -> tuple[list[tuple[int, int]], list[tuple[int, int, int]]]:
+        """Node and size of what comes, chunks that leave: whole idle ones, the largest first."""
+        coming, leaving = [], []
+        regions = [region for one in self.instances.values() for region in one.regions]
         for node in range(self.nodes):
-            want = int(wanted.get(str(node), 0))
             held = [chunk for chunk in self.chunks if chunk[2] == node]
-            have = sum(size for _base, size, _node in held)
-            if want > have:
-                end = max([base + size for base, size, _node in self.chunks], default=POOL_BASE)
-                self.chunks.append((-(-end // self.granule) * self.granule, want - have, node))
-            regions = [region for one in self.instances.values() for region in one.regions]
+            rest = sum(size for _base, size, _node in held) - sizes.get(node, 0)
+            if rest < 0:
+                coming.append((node, -rest))
             for chunk in sorted(held, key=lambda chunk: -chunk[1]):
                 busy = any(chunk[0] <= base < chunk[0] + chunk[1] for base, _size in regions)
-                if not busy and chunk[1] <= have - want:
-                    self.chunks.remove(chunk)
-                    have -= chunk[1]
+                if not busy and chunk[1] <= rest:
+                    leaving.append(chunk)
+                    rest -= chunk[1]
+        return coming, leaving
+
+    def _tree(self, make, *arguments, limit: int | None = PAGE, **other) -> None:
+        """kerf makes it, and the kernel takes it: Multikernel Linux no more of an overlay than a page."""
+        try:
+            tree = make(*arguments, **other)
+        except libfdt.FdtException as error:
+            raise Refusal(f"Failed to generate overlay: {error}") from error
+        cut = self.series == "upstream" and limit is not None and len(tree) > limit
+        self._refuse_unless(not cut, "Failed to write overlay to overlays/new: [Errno 22] Invalid argument")
 
     def kerf_create(
         self, name: str, cpus: str, memory: str, flags: list[str], id: str = "", numa_nodes: str = ""
@@ -344,8 +375,21 @@ class FakeKernel:
         self._refuse_unless(name not in self.instances, "the name is in use")
         self._refuse_unless(number not in used, "the id is in use")
         self._refuse_unless(set(wanted) <= self.free_cpus(), "a CPU is not free")
-        left, regions = int(memory), []
+        self._tree(
+            kerf_trees.create,
+            name,
+            wanted,
+            int(memory),
+            int(id) if id else None,
+            int(numa_nodes) if numa_nodes else None,
+        )
         gaps = [gap for gap in self.gaps() if numa_nodes in ("", str(gap[2]))]
+        regions = (self._halves if self.series == "upstream" else self._pieces)(int(memory), gaps)
+        self._transaction("applied")
+        self.instances[name] = FakeInstance(number, wanted, *regions[0], added=regions[1:])
+
+    def _pieces(self, left: int, gaps: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
+        regions = []
         fitting = [gap for gap in gaps if gap[1] - gap[0] >= left]
         self._refuse_unless(bool(fitting) or self.series == "full", "no memory")
         for begin, end, _node in fitting[:1] or sorted(gaps, key=lambda gap: gap[0] - gap[1]):
@@ -353,8 +397,20 @@ class FakeKernel:
                 regions.append((begin, min(end - begin, left)))
                 left -= regions[-1][1]
         self._refuse_unless(not left, "no memory")
-        self._transaction("applied")
-        self.instances[name] = FakeInstance(number, wanted, *regions[0], added=regions[1:])
+        return regions
+
+    def _halves(self, left: int, gaps: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
+        """What is left, or half of it, and so on to a page, wherever it fits first."""
+        regions, free = [], [list(gap[:2]) for gap in gaps]
+        while left:
+            size = left
+            while not (fitting := [gap for gap in free if gap[1] - gap[0] >= size]):
+                self._refuse_unless(size > PAGE, "Failed to allocate chunk")
+                size = size // 2 // PAGE * PAGE
+            regions.append((fitting[0][0], size))
+            fitting[0][0] += size
+            left -= size
+        return regions
 
     def kerf_update(self, name: str, flags: list[str], cpus: str = "", memory: str = "") -> None:
         one = self.instances[name]
@@ -365,6 +421,7 @@ class FakeKernel:
             self._refuse_unless(wanted - set(kept) <= self.free_cpus(), "a CPU is not free")
             self._refuse_unless(bool(kept), "the last CPU stays")
             self._refuse_unless(one.status != "active" or kept[0] == one.cpus[0], "the boot CPU stays")
+            self._tree(kerf_trees.update, name, set(one.cpus) - wanted, wanted - set(one.cpus))
             one.cpus = [*kept, *sorted(wanted - set(kept))]
         if memory:
             more = int(memory) - one.memory
@@ -378,9 +435,13 @@ class FakeKernel:
                 ]
                 self._refuse_unless(bool(begins), "no free range that large")
                 one.added.append((max(begins), more))
+            gone = []
             while more < 0 and one.added:
-                more += one.added.pop()[1]
+                gone.append(one.added.pop())
+                more += gone[-1][1]
             self._refuse_unless(more >= 0, "whole regions only")
+            if gone:
+                self._tree(kerf_trees.update, name, (), (), gone)
         self._transaction("applied")
 
     def kerf_load(

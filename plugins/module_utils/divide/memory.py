@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from ..common.size import MIB, format_size
+from ..common.size import MIB, PAGE_SIZE, format_size
 from .machine import Chunk, Machine
 
 _ALIGNMENT = 2 * MIB
@@ -25,7 +25,7 @@ class Memory:
 
     def __init__(self, machine: Machine):
         self._granule = machine.granule
-        self._scatters = machine.interface.scatters
+        self._interface = machine.interface
         self.chunks = list(machine.pool.chunks)
         end = max([chunk.end for chunk in self.chunks], default=0)
         # Chunks are apart, so that nothing is taken for one piece that is none.
@@ -88,28 +88,38 @@ class Memory:
     # Instances
 
     def create(self, name: str, size: int, node: int | None = None) -> bool:
-        """As kernels do: the first gap that is large enough, and where they can, else the largest ones."""
+        """As kernels do: the first gap that is large enough, and where they can, several pieces."""
         found: list[tuple[int, int]] = []
-        left = size
+        left, wanted = size, size
+        alignment = PAGE_SIZE if self._interface.halves else _ALIGNMENT
         while left:
             gaps = [
                 (gap, begin, gap[1] - begin)
                 for gap in self._free_gaps()
                 if node in (None, gap[2])
-                for begin in [-(-gap[0] // _ALIGNMENT) * _ALIGNMENT]
+                for begin in [-(-gap[0] // alignment) * alignment]
                 if gap[1] > begin
             ]
-            fitting = next((one for one in gaps if one[2] >= left), None)
-            if fitting is None and self._scatters:
+            fitting = next((one for one in gaps if one[2] >= wanted), None)
+            if fitting is None and self._interface.halves and wanted > PAGE_SIZE:
+                wanted = wanted // 2 // PAGE_SIZE * PAGE_SIZE
+                continue
+            if fitting is None and self._interface.scatters:
                 fitting = max(gaps, key=lambda one: one[2], default=None)
             if fitting is None:
                 self._gaps = None
                 return False
             gap, begin, room = fitting
-            found.append(self._cut(gap, begin, min(room, left)))
-            left -= min(room, left)
+            found.append(self._cut(gap, begin, min(room, wanted)))
+            left -= found[-1][1]
+            wanted = left
         self.regions[name] = found
         return True
+
+    def fits(self, size: int, node: int) -> bool:
+        """Whether a new instance could have it there."""
+        rooms = [end - begin for begin, end, where in self._free_gaps() if where == node]
+        return size <= (sum(rooms) if self._interface.scatters else max(rooms, default=0))
 
     def release(self, name: str) -> None:
         self.regions[name] = []
@@ -159,25 +169,34 @@ class Memory:
     def is_idle(self, chunk: Chunk) -> bool:
         return not any(chunk.holds(base) for base, _size in self._used())
 
-    def resize_pool(self, wanted: Mapping[int, int]) -> list[tuple[int, int]]:
-        """To so many bytes per node, as kerf does. Returns what cannot go: node and bytes.
+    def pool_changes(
+        self, wanted: Mapping[int, int]
+    ) -> tuple[list[Chunk], list[tuple[int, int]], list[tuple[int, int]]]:
+        """Chunks that leave, bytes that come and bytes that are stuck, each by node, as kerf does it.
 
         Whole idle chunks go, the largest first that is not too much.
         """
-        stuck = []
+        leaving, coming, stuck = [], [], []
         for node, have in sorted(self.nodes.items()):
             rest = have - wanted.get(node, 0)
             for chunk in sorted(self.chunks, key=lambda chunk: -chunk.size):
                 if rest > 0 and chunk.node == node and chunk.size <= rest and self.is_idle(chunk):
-                    self.chunks.remove(chunk)
+                    leaving.append(chunk)
                     rest -= chunk.size
             if rest > 0:
                 stuck.append((node, rest))
         for node, want in sorted(wanted.items()):
-            have = self.nodes.get(node, 0)
-            if want > have:
-                self.chunks.append(Chunk(self._next_chunk, want - have, node))
-                self._next_chunk += ((want - have) // self._granule + 2) * self._granule
+            if want > self.nodes.get(node, 0):
+                coming.append((node, want - self.nodes.get(node, 0)))
+        return leaving, coming, stuck
+
+    def resize_pool(self, wanted: Mapping[int, int]) -> list[tuple[int, int]]:
+        """To so many bytes per node. Returns what cannot go: node and bytes."""
+        leaving, coming, stuck = self.pool_changes(wanted)
+        self.chunks = [chunk for chunk in self.chunks if chunk not in leaving]
+        for node, size in coming:
+            self.chunks.append(Chunk(self._next_chunk, size, node))
+            self._next_chunk += (size // self._granule + 2) * self._granule
         self._gaps = None
         return stuck
 

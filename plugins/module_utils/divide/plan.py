@@ -532,8 +532,8 @@ class _Planner:
             f"a core has threads of {names}: they slow each other down, and see each other's caches"
             for names in shared
         ]
-        if machine.interface.scatters or not building.steps:
-            return
+        if not machine.interface.halves or not building.steps:
+            return  # what follows is about Multikernel Linux
         nodes = building.memory.nodes
         if sum(nodes.values()) and not building.memory.free() and building.regions_known:
             self.warnings.append(

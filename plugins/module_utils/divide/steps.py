@@ -13,6 +13,7 @@ from ..common.size import format_size
 from .machine import ABSENT, ACTIVE, EMPTY, FAILED, LOADED, READY, Instance, Machine
 from .memory import Memory
 from .options import differences
+from .overlay import PoolChange, cpu_steps, create_cpus, memory_steps
 from .views import cpu_list, describe_instance, pool_view
 from .wish import InstanceWish, Wish
 
@@ -292,20 +293,27 @@ class Building:
     def _target(self, name: str) -> frozenset[int]:
         return frozenset(self.targets.cpus.get(name, self.cpus[name]))
 
-    def _set_cpus(self, name: str, cpus: frozenset[int]) -> None:
-        had, self.cpus[name] = self.cpus[name], cpus
+    def _set_cpus(self, name: str, wanted: frozenset[int]) -> None:
         machine = self.machine
-        self._add(
-            "set_cpus",
-            name,
-            f"CPUs {cpu_list(machine, sorted(cpus))} instead of {cpu_list(machine, sorted(had))}",
-        )
+        for cpus in cpu_steps(name, self.cpus[name], wanted, machine.interface.longest_overlay):
+            had, self.cpus[name] = self.cpus[name], cpus
+            self._add(
+                "set_cpus",
+                name,
+                f"CPUs {cpu_list(machine, sorted(cpus))} instead of {cpu_list(machine, sorted(had))}",
+            )
 
     def _set_memory(self, one: InstanceWish) -> None:
-        if why := self.memory.resize(one.name, one.memory):
-            raise Anew(one.name, why)
-        had, self.size[one.name] = self.size[one.name], one.memory
-        self._add("set_memory", one.name, f"{format_size(one.memory)} instead of {format_size(had)}")
+        name, have = one.name, self.size[one.name]
+        regions = [size for _base, size in self.memory.regions[name]]
+        if why := self.memory.resize(name, one.memory):
+            raise Anew(name, why)
+        leaving = regions[: len(self.memory.regions[name]) - 1 : -1]  # newest first, none when it grows
+        limit = self.machine.interface.longest_overlay
+        sizes = memory_steps(name, leaving, have, limit) if leaving else [one.memory]
+        for size in sizes:
+            had, self.size[name] = self.size[name], size
+            self._add("set_memory", name, f"{format_size(size)} instead of {format_size(had)}")
 
     def _shrink(self, one: InstanceWish) -> None:
         have, target = self.cpus[one.name], self._target(one.name)
@@ -345,6 +353,10 @@ class Building:
             if apic not in cpus and name in targets.declared:
                 raise Anew(name, f"CPU {cpu_list(machine, [apic])} leaves the pool and it has no other")
         before = self.memory.nodes
+        leaving, coming, _stuck = self.memory.pool_changes(memory)
+        change = PoolChange(
+            frozenset(pool.cpus), pool.memory, cpus, [(one.node, one.size) for one in leaving], coming
+        )
         for node, surplus in self.memory.resize_pool(memory):
             self.reasons.append(
                 f"memory: node {node} cannot give back {format_size(before[node] - memory.get(node, 0))},"
@@ -353,17 +365,20 @@ class Building:
                 " dropping such chunks"
             )
         self.pool = cpus
-        view = pool_view(machine, sorted(cpus), memory)
-        sizes = ", ".join(f"{size} on {node}" for node, size in view["memory"].items())
-        self.steps.append(
-            Step(
-                "set_pool",
-                cpus=cpus,
-                memory=sizes_of(memory),
-                devices=() if wish.absent else pool.devices,
-                text=f"set_pool: CPUs {view['cpus'] or 'none'}, {sizes or 'no memory'}",
+        if self.reasons:
+            return
+        for some_cpus, some_memory in change.steps(machine.interface.longest_overlay):
+            view = pool_view(machine, sorted(some_cpus), some_memory)
+            sizes = ", ".join(f"{size} on {node}" for node, size in view["memory"].items())
+            self.steps.append(
+                Step(
+                    "set_pool",
+                    cpus=some_cpus,
+                    memory=some_memory,
+                    devices=() if wish.absent else pool.devices,
+                    text=f"set_pool: CPUs {view['cpus'] or 'none'}, {sizes or 'no memory'}",
+                )
             )
-        )
 
     def _create(self, one: InstanceWish) -> None:
         targets, machine = self.targets, self.machine
@@ -379,9 +394,14 @@ class Building:
                 f"{'' if free < memory else ', and not in one piece'}: ask for less or enlarge the pool"
             )
         self.status[one.name] = READY
-        self.cpus[one.name] = cpus
         self.size[one.name] = memory
-        self._add("create", one.name, f"CPUs {cpu_list(machine, sorted(cpus))}, {format_size(memory)}", node)
+        limit = machine.interface.longest_overlay
+        count = create_cpus(one.name, len(cpus), one.id is not None, node is not None, limit)
+        first = frozenset(sorted(cpus)[:count])
+        self.cpus[one.name] = first
+        self._add("create", one.name, f"CPUs {cpu_list(machine, sorted(first))}, {format_size(memory)}", node)
+        if first != cpus:
+            self._set_cpus(one.name, cpus)
 
     def _node(self, cpus: frozenset[int], memory: int) -> int | None:
         """Where the CPUs are, if the pool has memory on several nodes and enough there."""

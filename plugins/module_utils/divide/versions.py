@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..common.size import PAGE_SIZE
+
 DEFAULT_KERF = "/opt/mkops/kerf/bin/kerf"  # where the role host installs it
 SERIES = "mkops,multikernel-1"  # root property "implementation" of the series in this collection
 
@@ -25,9 +27,11 @@ class Interface:
     scatters: bool  # the memory of a new instance may come in several pieces
     tells_exit: bool  # instances/NAME has exit_reason, epoch and stats
     lends_devices: bool
+    halves: bool = False  # those pieces are halves of what is wanted, to the page, not what is there
+    longest_overlay: int | None = None  # bytes that it takes of one; None: any that kerf makes
 
 
-UPSTREAM = Interface("Multikernel Linux", True, False, False, True)
+UPSTREAM = Interface("Multikernel Linux", True, True, False, True, True, PAGE_SIZE)
 FIRST_SERIES = Interface("this collection's series, first form", False, False, False, False)
 FULL_SERIES = Interface("this collection's series", True, True, True, False)
 

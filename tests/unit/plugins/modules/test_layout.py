@@ -404,3 +404,27 @@ def test_no_running_kernel_is_stopped_for_what_another_one_keeps(
         "CPU 3 is already lent to instance c: choose one of 4-5, or say which CPUs c is to have"
     ]
     assert host.changes == []
+
+
+@pytest.mark.parametrize("series", ["full", "upstream"])
+@pytest.mark.parametrize(("pool_cpus", "cpus"), [(18, 3), (49, 48), (130, 104), (220, 200)])
+def test_steps_that_kerf_or_the_kernel_cannot_take_in_one_go(make_host, run_module, series, pool_cpus, cpus):
+    """kerf makes no tree of some sizes, and Multikernel Linux takes no more than a page."""
+    host = make_host(cpus=224, nodes=2, memory_mib=8192, series=series)
+    wish = {
+        "pool": {"cpu_count": pool_cpus, "memory": {"0": "1G", "1": "1G"}},
+        "instances": [{"name": "database-01", "cpu_count": cpus, "memory": "1G"}],
+    }
+    planned = run_module(layout, host, _check=True, **wish)
+    assert "reasons" not in planned, planned["reasons"]
+    assert run_module(layout, host, **wish)["commands"] == planned["commands"]
+    assert len(host.pool_cpus) == pool_cpus
+    assert len(host.instances["database-01"].cpus) == cpus
+    assert not run_module(layout, host, **wish)["changed"]
+    wish["instances"][0]["cpu_count"] = 1
+    wish["pool"]["cpu_count"] = 2
+    assert run_module(layout, host, **wish)["changed"]
+    assert [len(host.pool_cpus), len(host.instances["database-01"].cpus)] == [2, 1]
+    wish = {"pool": {"state": "absent"}, "prune": True}
+    assert run_module(layout, host, **wish)["changed"]
+    assert (host.pool_cpus, host.chunks) == ([], [])

@@ -15,7 +15,11 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.divide.machine i
     Region,
 )
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.memory import Memory
-from ansible_collections.mkops.multikernel.plugins.module_utils.divide.versions import FULL_SERIES, UPSTREAM
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.versions import (
+    FIRST_SERIES,
+    FULL_SERIES,
+    UPSTREAM,
+)
 from ansible_collections.mkops.multikernel.tests.unit.plugins.module_utils.divide.test_plan import BARE
 
 MIB = 1024**2
@@ -46,7 +50,14 @@ def test_other_users_of_the_pool_are_in_the_way():
 
 @pytest.mark.parametrize(
     ("interface", "size", "possible"),
-    [(FULL_SERIES, 768, True), (UPSTREAM, 768, False), (UPSTREAM, 512, True), (FULL_SERIES, 1025, False)],
+    [
+        (FULL_SERIES, 768, True),
+        (UPSTREAM, 768, True),
+        (FIRST_SERIES, 768, False),
+        (FIRST_SERIES, 512, True),
+        (FULL_SERIES, 1025, False),
+        (UPSTREAM, 1025, False),
+    ],
 )
 def test_only_some_kernels_make_one_memory_of_several_pieces(interface, size, possible):
     found = memory([(GIB, 512 * MIB, 0), (4 * GIB, 512 * MIB, 0)], interface=interface)
@@ -55,6 +66,36 @@ def test_only_some_kernels_make_one_memory_of_several_pieces(interface, size, po
         assert found.of("new") == size * MIB
     else:
         assert found.free() == GIB
+
+
+@pytest.mark.parametrize(
+    ("sizes", "size", "first"),
+    [
+        ([512, 256], 512, [512]),
+        ([512, 256], 768, [384, 192, 96, 48, 24]),  # 384 fits nowhere a second time, and half of it does
+        ([128, 128, 128], 384, [96, 72]),
+        ([3, 2], 5, [2.5]),
+    ],
+)
+def test_multikernel_linux_halves_what_is_wanted_until_it_fits(sizes, size, first):
+    chunks = [((place + 1) * GIB, length * MIB, 0) for place, length in enumerate(sizes)]
+    found = memory(chunks, interface=UPSTREAM)
+    assert found.create("new", size * MIB)
+    regions = found.regions["new"]
+    assert found.of("new") == size * MIB
+    assert found.free() == (sum(sizes) - size) * MIB
+    assert all(base % 4096 == length % 4096 == 0 for base, length in regions)
+    assert [length / MIB for _base, length in regions][: len(first)] == first
+
+
+@pytest.mark.parametrize(
+    ("interface", "size", "fits"),
+    [(FULL_SERIES, 500, True), (UPSTREAM, 512, True), (FIRST_SERIES, 300, False), (FIRST_SERIES, 256, True)],
+)
+def test_what_fits_on_a_node(interface, size, fits):
+    chunks = [(GIB, 256 * MIB, 1), (2 * GIB, 512 * MIB, 0), (4 * GIB, 256 * MIB, 1)]
+    assert memory(chunks, interface=interface).fits(size * MIB, 1) is fits
+    assert not memory(chunks, interface=interface).fits(MIB, 2)
 
 
 def test_memory_of_a_node():
