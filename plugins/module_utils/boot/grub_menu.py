@@ -217,6 +217,7 @@ class Menu:
         self._in_entry = False
         self._parents: tuple[Entry, ...] = ()
         self._texts: list[tuple[str, str]] = []  # text that is run, and its file
+        self._evaluated: list[Place] = []  # of the `eval` whose text is run
         self.state = self._start(block or {}, platform)
         self._file(text, name, self.state)
 
@@ -320,6 +321,8 @@ class Menu:
         state.left = False
 
     def _place(self, statement: script.Statement) -> Place:
+        if self._evaluated:
+            return self._evaluated[0]
         text, file = self._texts[-1]
         sections = _SECTION.findall(text[: statement.start])
         return Place(file, statement.line, sections[-1] if sections else "")
@@ -557,7 +560,9 @@ class Menu:
             raise Unclear(f"{self._place(command)}: what `eval` runs depends on a variable")
         text = " ".join(str(word) for word in arguments) + "\n"
         place = self._place(command)
+        self._evaluated.append(place)
         self._file(text, place.file, state)
+        self._evaluated.pop()
         return BOTH
 
     def _do_return(self, _command: script.Command, _arguments: list[str], state: _State) -> frozenset[bool]:

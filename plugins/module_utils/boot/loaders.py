@@ -38,6 +38,8 @@ HEADERS = ("/etc/grub.d/00_header", "")
 # Stands for any default, and for any variable, that could be set.
 MARK = "mkops-any-entry"
 PROBE = "mkops_probe"
+# EFI variables of systemd-boot, the one for the next start first.
+TIMEOUTS = ("LoaderConfigTimeoutOneShot", "LoaderConfigTimeout")
 # GRUB cannot write these, or cannot write through them.
 READ_ONLY_FS = ("btrfs", "zfs", "cpiofs", "newc", "odc", "iso9660", "squash4", "f2fs")
 # Where bootctl looks for the EFI system partition.
@@ -384,19 +386,32 @@ class SystemdBoot:
             suffix=systemd_boot.SUFFIX,
             default=self.machine.variable("LoaderEntryDefault"),
             once=self.machine.variable("LoaderEntryOneShot"),
+            fixed=self._fixed(),
             faults=tuple(self._faults()),
             broken={release: fault for release, fault in broken.items() if fault},
             variables=True,
         )
+
+    def _fixed(self) -> str:
+        """What comes before any default."""
+        for folder in self._folders:
+            path = f"{folder}/loader/loader.conf"
+            if dict(systemd_boot.parse_lines(self.machine.text(path))).get("preferred"):
+                return f"`preferred` in {path} comes before every default of systemd-boot; remove that line"
+        if entry := self.machine.variable("LoaderEntryPreferred"):
+            return f"systemd-boot prefers {entry} to every default; run bootctl set-preferred ''"
+        return ""
 
     def _faults(self) -> list[str]:
         found = []
         if not self._folders:
             found.append("the EFI system partition is not mounted; mount it where bootctl finds it")
         for folder in self._folders:
-            if systemd_boot.waits_for_key(self.machine.text(f"{folder}/loader/loader.conf")):
+            variables = map(self.machine.variable, TIMEOUTS)
+            if systemd_boot.waits_for_key(self.machine.text(f"{folder}/loader/loader.conf"), *variables):
                 found.append(
-                    f"systemd-boot waits for a key (timeout menu-force in {folder}/loader/loader.conf)"
+                    f"systemd-boot waits for a key (timeout menu-force in {folder}/loader/loader.conf or in "
+                    f"an EFI variable, {' or '.join(TIMEOUTS)})"
                 )
         if not os.access(self.machine.at(EFI_VARIABLES), os.W_OK):
             found.append(f"{EFI_VARIABLES} cannot be written; mount efivarfs there, read and write")
@@ -432,9 +447,13 @@ class SystemdBoot:
         paths = [
             path
             for folder in self._folders
-            for path in sorted(self.machine.at(f"{folder}/loader/entries").glob(f"*{systemd_boot.SUFFIX}"))
+            for path in sorted(self.machine.at(f"{folder}/loader/entries").glob("*"))
+            if path.name.lower().endswith(systemd_boot.SUFFIX) and not path.name.startswith(".")
         ]
-        return {path: systemd_boot.parse_entry(path.name, path.read_text(errors="replace")) for path in paths}
+        texts = {
+            path: self.machine.exact("/" + str(path.relative_to(self.machine.at("/")))) for path in paths
+        }
+        return {path: systemd_boot.parse_entry(path.name, text) for path, text in texts.items()}
 
     def _ordinary(self) -> dict[str, tuple[Path, systemd_boot.Entry]]:
         """The entry of each kernel; ours, if another system on the same partition has the same kernel."""
@@ -475,17 +494,28 @@ class SystemdBoot:
         self.machine.run(["bootctl", "set-default", entry], f"make {entry} the default of systemd-boot")
         if (now := self.machine.variable("LoaderEntryDefault")) != entry:
             raise Failure(f"the default of systemd-boot is {now or 'not set'} after it was set to {entry}")
+        if entry not in [each.ident for each in self._entries().values()]:
+            raise Failure(f"the default of systemd-boot is {entry} now, which is not in its menu")
 
     def arm(self, release: str, words: Sequence[str]) -> None:
-        folder, entry = self._place(release)
-        self.machine.write(f"{folder}/{systemd_boot.TRIAL_FILE}", systemd_boot.trial_entry(entry, words))
-        # The last step: what comes before changes nothing about the next boot.
-        self.machine.run(
-            ["bootctl", "set-oneshot", systemd_boot.TRIAL_FILE], "choose the trial for the next boot"
-        )
+        try:
+            folder, entry = self._place(release)
+            self._write(
+                f"{folder}/{systemd_boot.TRIAL_FILE}", systemd_boot.trial_entry(entry, words), release
+            )
+            # The last step: what comes before changes nothing about the next boot.
+            self.machine.run(
+                ["bootctl", "set-oneshot", systemd_boot.TRIAL_FILE], "choose the trial for the next boot"
+            )
+            if (now := self.machine.variable("LoaderEntryOneShot")) != systemd_boot.TRIAL_FILE:
+                raise Failure(f"systemd-boot starts {now or 'its default'} after the trial was chosen")
+        except BaseException:
+            with contextlib.suppress(Failure):
+                self.disarm()
+            raise
 
     def disarm(self) -> None:
-        if self.machine.variable("LoaderEntryOneShot"):
+        if self.machine.variable("LoaderEntryOneShot") == systemd_boot.TRIAL_FILE:
             self.machine.run(["bootctl", "set-oneshot", ""], "forget the entry to boot once")
             if now := self.machine.variable("LoaderEntryOneShot"):
                 raise Failure(f"systemd-boot still starts {now} once, after that was unset")
@@ -497,13 +527,22 @@ class SystemdBoot:
             return ""
         folder, entry = self._place(release)
         name, text = systemd_boot.own_entry(entry, cmdline)
-        self.machine.write(f"{folder}/{name}", text)
+        self._write(f"{folder}/{name}", text, release)
         return name
+
+    def _write(self, path: str, text: str, release: str) -> None:
+        self.machine.write(path, text)
+        written = self._entries().get(self.machine.at(path))
+        if written is None or written.release != release:
+            raise Failure(f"{path} was written and is no entry for {release}")
 
     def _unlink(self, name: str) -> None:
         for path in self._entries():
             if path.name == name:
-                path.unlink()
+                try:
+                    path.unlink()
+                except OSError as error:
+                    raise Failure(f"cannot remove {path}: {error.strerror}") from error
 
 
 def same(one: Path, other: Path) -> bool:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .plan import OWN_ID, TRIAL_ID, bounded, own_id
@@ -15,7 +15,7 @@ from .plan import OWN_ID, TRIAL_ID, bounded, own_id
 SUFFIX = ".conf"
 TRIAL_FILE = TRIAL_ID + SUFFIX
 # Tries left and done, which boot counting puts into the name of a file.
-_COUNTER = re.compile(r"\+\d+(?:-\d+)?(?=\.conf$)")
+_COUNTER = re.compile(r"\+\d+(?:-\d+)?(?=\.conf$)", re.IGNORECASE)
 _CMDLINE = "# mkops cmdline:"
 
 
@@ -28,7 +28,8 @@ class Entry:
     cmdline: str  # the words of our own, of a lasting entry of ours
 
     def value(self, key: str) -> str:
-        return next((value for name, value in self.lines if name == key), "")
+        """If there are several, the last one counts."""
+        return next((value for name, value in reversed(self.lines) if name == key), "")
 
     @property
     def release(self) -> str:
@@ -47,16 +48,23 @@ class Entry:
         return not self.ident.startswith((TRIAL_ID, OWN_ID)) and bool(self.value("linux"))
 
 
+def parse_lines(text: str) -> Iterator[tuple[str, str]]:
+    """Keys and values of an entry or of loader.conf, whatever is between them, and however lines end."""
+    for line in re.split(r"[\r\n]+", text.split("\0")[0].removeprefix("\ufeff")):
+        words = line.strip(" \t")
+        if not words or words.startswith("#"):
+            continue
+        match = re.fullmatch(r"([^ \t]+)[ \t]+(.+)", words, re.DOTALL)
+        if match:
+            value = match[2]
+            quoted = len(value) > 1 and value[0] == value[-1] == '"'
+            yield match[1], value[1:-1] if quoted else value
+
+
 def parse_entry(name: str, text: str) -> Entry:
     """An entry by its file's name, such as TOKEN-6.12.107+2-1.conf, and its text."""
-    lines, cmdline = [], ""
-    for line in text.splitlines():
-        if line.startswith(_CMDLINE):
-            cmdline = line.removeprefix(_CMDLINE).strip()
-        elif line.strip() and not line.lstrip().startswith("#"):
-            key, _space, value = line.strip().partition(" ")
-            lines.append((key, value.strip()))
-    return Entry(_COUNTER.sub("", name), tuple(lines), cmdline)
+    words = re.findall(rf"(?m)^{_CMDLINE}[ \t]*([^\r\n]*?)[ \t]*\r?$", text)
+    return Entry(_COUNTER.sub("", name), tuple(parse_lines(text)), words[-1] if words else "")
 
 
 def _render(entry: Entry, title: str, words: Sequence[str], head: Sequence[str] = ()) -> str:
@@ -80,6 +88,9 @@ def trial_entry(entry: Entry, words: Sequence[str]) -> str:
     return bounded(_render(entry, f"Trial of {entry.release}", words))
 
 
-def waits_for_key(loader_conf: str) -> bool:
-    """Whether the menu stays until somebody chooses."""
-    return bool(re.search(r"^\s*timeout\s+menu-force\s*$", loader_conf, re.M))
+def waits_for_key(loader_conf: str, *variables: str) -> bool:
+    """Whether the menu stays until somebody chooses. variables: the time-outs that EFI variables hold; the
+    first that is set comes before the one of loader.conf.
+    """
+    said = [value for key, value in parse_lines(loader_conf) if key == "timeout"][-1:]
+    return next((value for value in (*variables, *said) if value), "") == "menu-force"
