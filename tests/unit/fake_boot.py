@@ -411,7 +411,7 @@ class SimulatedSystemdBoot(Simulated):
         wanted = self.once() or self.variable("LoaderEntryDefault")
         self.set("LoaderEntryOneShot", "")
         paths = sorted(self.at(self.ENTRIES).iterdir(), reverse=True)
-        entries = [systemd_boot.parse_entry(path.name, path.read_text()) for path in paths]
+        entries = [systemd_boot.parse_entry(path.name, path.read_text(errors="replace")) for path in paths]
         entry = next((entry for entry in entries if entry.ident == wanted), entries[0])
         return self.started(entry.release, entry.value("options"))
 
@@ -428,7 +428,7 @@ class SimulatedSystemdBoot(Simulated):
         return 0, ""
 
     def ours(self):
-        return "".join(path.read_text() for path in self.at(self.ENTRIES).glob("mkops-*"))
+        return "".join(path.read_text(errors="replace") for path in self.at(self.ENTRIES).glob("mkops-*"))
 
     def left_of_a_trial(self):
         entry = self.at(f"{self.ENTRIES}/{TRIAL_ID}.conf").exists()

@@ -18,8 +18,8 @@ import pytest
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot import grub, loaders, plan
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure
-from ansible_collections.mkops.multikernel.tests.unit.plugins.modules import test_kernel_boot as host_tests
-from ansible_collections.mkops.multikernel.tests.unit.plugins.modules.test_kernel_boot import (
+from ansible_collections.mkops.multikernel.tests.unit import fake_boot
+from ansible_collections.mkops.multikernel.tests.unit.fake_boot import (
     ENTRY,
     GRUBENV,
     HEAD,
@@ -29,6 +29,7 @@ from ansible_collections.mkops.multikernel.tests.unit.plugins.modules.test_kerne
     Simulated,
     SimulatedSystemdBoot,
 )
+from ansible_collections.mkops.multikernel.tests.unit.plugins.modules import test_kernel_boot as host_tests
 
 CFG = "/boot/grub/grub.cfg"
 CUSTOM = "/boot/grub/custom.cfg"
@@ -322,7 +323,7 @@ def test_a_host_with_a_password_on_the_way_to_the_running_kernel(host):
 def test_a_host_with_a_password_whose_kernels_anybody_may_start(host, monkeypatch, cmdline):
     entry = ENTRY.replace("' $menuentry", "' --class gnu --unrestricted $menuentry")
     monkeypatch.setitem(globals(), "ENTRY", entry)
-    monkeypatch.setattr(host_tests, "ENTRY", entry)
+    monkeypatch.setattr(fake_boot, "ENTRY", entry)
     monkeypatch.setattr(host_tests.kernel_boot.time, "sleep", lambda _seconds: None)
     add(host, "01_users", SUPERUSERS)
     host_tests.promoted(host, cmdline=cmdline)
