@@ -95,6 +95,12 @@ kernel:
     kexec_disabled:
       description: Whether C(kernel.kexec_load_disabled) forbids to load kernels until the next boot.
       type: bool
+    pairs:
+      description:
+        - Whether it takes the flags of C(kexec_file_load) that kerf 0.4 gives. Role C(mkops.multikernel.host)
+          and all modules refuse to change anything where it does not.
+        - Null where the kernel does not let it be told, as to others than root.
+      type: bool
     lockdown:
       description: The kernel's lockdown, V(none), V(integrity) or V(confidentiality).
       type: str
@@ -142,6 +148,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils._module import r
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Refused
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.console import Console, last_lines
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.facts import machine_facts
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.flags import pairs
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFs, Paths
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.machine import ACTIVE, LOADED
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.options import INFO, spec_of
@@ -152,7 +159,9 @@ def gather(paths, params):
     given = INFO.read(params)
     if given.reasons:
         raise Refused(*given.reasons)
-    facts = machine_facts(KernelFs(paths).read())
+    machine = KernelFs(paths).read()
+    facts = machine_facts(machine)
+    facts["kernel"]["pairs"] = pairs(machine)
     tail = params["console_tail"]
     for instance in facts["instances"] if tail else ():
         if instance["state"] not in (LOADED, ACTIVE):

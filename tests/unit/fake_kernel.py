@@ -11,6 +11,7 @@ numbered far apart.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -97,6 +98,8 @@ class FakeKernel:
     tells_logical: bool = True
     tells_boot: bool = True
     tells_cmdline: bool = True
+    flags: str = "kerf 0.4"  # of kexec_file_load(2); or others, as of mainline
+    kexec_errno: int = 0  # that it answers whatever is asked
     version: str = "0.4.0"
     granule: int = 128 * MIB
     pool_cpus: list[int] = field(default_factory=list)  # APIC ids
@@ -254,6 +257,18 @@ class FakeKernel:
         """All that a change would show in."""
         base = self.root / "sys/fs/multikernel"
         return {str(path): path.read_bytes() for path in sorted(base.rglob("*")) if path.is_file()}
+
+    def kexec_file_load(self, flags: int) -> int:
+        """The errno that a load without files gets."""
+        number, switch = flags >> 5 & 0x7FF, flags & 0x10
+        if self.kexec_errno:
+            return self.kexec_errno
+        if self.flags != "kerf 0.4":
+            return errno.EINVAL if flags & ~0x3F else errno.EBADF  # no CMA and a forced tree are legal there
+        if self.series == "upstream":
+            assert number not in {one.id for one in self.instances.values()}, "that would spoil an instance"
+            return errno.ENOENT if switch and number else errno.EBADF
+        return errno.EBADF if switch and 1 <= number <= 511 else errno.EINVAL
 
     # kerf
 

@@ -98,7 +98,8 @@ def _foresee(kernel: KernelFs, kerf_path: str, make: Make) -> Result:
         plan = make_plan(request.wish, supposed(request.wish, machine), certain)
         depends += map(str, refused.reasons)
     if plan.changed:
-        depends += map(str, kerf.reasons())  # the role host may be about to install it
+        # The play may be about to install it, or to boot another kernel.
+        depends += map(str, [*kerf.reasons(), *_kernel_reasons(machine)])
     wishes = {one.name: one for one in request.instances}
     return Result(
         plan,
@@ -151,7 +152,8 @@ class _Run:
         except Refused as refused:
             from .kerf import Kerf
 
-            raise Refused(*refused.reasons, *Kerf.find(self._kerf_path, kernel).reasons()) from None
+            more = [*Kerf.find(self._kerf_path, kernel).reasons(), *_kernel_reasons(self._machine)]
+            raise Refused(*refused.reasons, *more) from None
         touched = {step.name for step in plan.steps}
         again = [one for one in _still_awaited(request, self._machine) if one.name not in touched]
         if plan.changed or again:
@@ -163,7 +165,7 @@ class _Run:
         from .kerf import Kerf
 
         kerf = Kerf.find(self._kerf_path, self._kernel)
-        if plan.changed and (reasons := kerf.reasons()):
+        if plan.changed and (reasons := [*kerf.reasons(), *_kernel_reasons(self._machine)]):
             raise Refused(*reasons)
         self._applier = Applier(self._kernel, kerf, self._request, self._consoles)
         with self._what_was_done():
@@ -233,6 +235,14 @@ class _Run:
                 record=self._kernel.record_sum(name),
                 files={path: list(identity) for path, identity in files.items()},
             )
+
+
+def _kernel_reasons(machine: Machine) -> list[str]:
+    if not (machine.supported and machine.mounted):
+        return []
+    from .flags import flag_reasons
+
+    return flag_reasons(machine)
 
 
 def _still_awaited(request: Request, machine: Machine) -> list[InstanceWish]:
