@@ -29,6 +29,13 @@ def make_host(tmp_path, monkeypatch):
         monkeypatch.setattr(_kerf, "run", host.run)
         monkeypatch.setattr(_flags, "kexec_file_load", host.kexec_file_load)
         monkeypatch.setattr("os.geteuid", lambda: 0)
+        read_tree = KernelFs._tree
+
+        def read_and_log(fs, path):
+            host.was_read(path)
+            return read_tree(fs, path)
+
+        monkeypatch.setattr(KernelFs, "_tree", read_and_log)
         return host
 
     return make

@@ -74,6 +74,7 @@ class FakeInstance:
     added: list[tuple[int, int]] = field(default_factory=list)  # further regions: base, size
     exit_reason: str = "none"
     epoch: int = 0
+    spoiled: bool = False  # by an image that could not be loaded
 
     @property
     def regions(self) -> list[tuple[int, int]]:
@@ -99,6 +100,7 @@ class FakeKernel:
     tells_boot: bool = True
     tells_cmdline: bool = True
     flags: str = "kerf 0.4"  # of kexec_file_load(2); or others, as of mainline
+    unloadable: str = ""  # the end of a path of an image that the kernel does not take
     kexec_errno: int = 0  # that it answers whatever is asked
     version: str = "0.4.0"
     granule: int = 128 * MIB
@@ -249,9 +251,16 @@ class FakeKernel:
             ]
         self.write("/proc/iomem", "\n".join(lines) + "\n")
 
-    def log(self, text: str) -> None:
+    def log(self, text: str, level: int = 3) -> None:
         with (self.root / "dev/kmsg").open("a") as kmsg:
-            kmsg.write(f"6,100,5000,-;{text}\n")
+            kmsg.write(f"{level},100,5000,-;{text}\n")
+
+    def was_read(self, path: Path) -> None:
+        """Multikernel Linux makes a tree for every reading, and says so."""
+        name = path.parent.name
+        if self.series == "upstream" and name in self.instances:
+            number = self.instances[name].id
+            self.log(f"multikernel: Generated instance DTB for '{name}' (ID {number}): 301 bytes", level=6)
 
     def snapshot(self) -> dict[str, bytes]:
         """All that a change would show in."""
@@ -464,6 +473,11 @@ class FakeKernel:
     ) -> None:
         one = self.instances[name]
         self._refuse_unless(one.status == "ready", "busy")
+        if one.spoiled:
+            raise Refusal("kexec_file_load failed: [Errno 16] Device or resource busy")
+        if self.unloadable and kernel.endswith(self.unloadable):
+            one.spoiled = self.series == "upstream"
+            raise Refusal("kexec_file_load failed: [Errno 8] Exec format error")
         one.status = "loaded"
         words = cmdline.split()
         has_console = any(word.startswith("console=") for word in words)

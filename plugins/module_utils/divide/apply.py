@@ -20,9 +20,9 @@ from .kernelfs import KernelFs
 from .machine import ACTIVE, LOADED, READY, Instance, Machine
 from .ready import Watch
 from .request import Request
-from .steps import Step
+from .steps import Step, anew
 from .views import cpu_list
-from .wish import Manner
+from .wish import InstanceWish, Manner
 
 SETTLE = 5  # seconds for a status to follow a call that has returned
 SETTLE_AFTER_ERROR = 1  # which may still have had its effect
@@ -80,8 +80,9 @@ class Applier:
             return
         timeout = manner.stop_timeout if step.action == "kill" else TIMEOUT
         done = self._kerf.call(words, timeout)
+        attempt.listen()
         if step.action == "load":
-            done = self._load_again(step, words, done)
+            done = self._load_again(step, words, done, attempt)
         elif step.action == "set_cpus" and done.rc and wish and wish.allow_restart:
             done = self._set_cpus_stopped(step, words, done)
         if step.action == "set_pool":
@@ -93,13 +94,38 @@ class Applier:
         elif step.action == "delete":
             self._kerf.forget(step.name)
 
-    def _load_again(self, step: Step, words: tuple[str, ...], done: Done) -> Done:
-        for _try in range(BUSY_TRIES - 1):
+    def _load_again(self, step: Step, words: tuple[str, ...], done: Done, attempt: Attempt) -> Done:
+        """Loading is refused while another one is going on. Some kernels never take it back."""
+        if not done.rc:
+            return done
+        machine = self._kernel.read()
+        spoils = machine.interface.failed_load_spoils
+        for _try in range(1 if spoils else BUSY_TRIES - 1):
             if not (done.rc and _BUSY in done.stderr and self._kernel.status(step.name) == READY):
                 break
             time.sleep(0.5)
             done = self._kerf.call(words)
+            attempt.listen()
+        have = machine.instances.get(step.name)
+        if not (spoils and done.rc and have and self._kernel.status(step.name) == READY):
+            return done
+        # It would answer EBUSY from now on, whatever is to be loaded.
+        was_spoiled = _BUSY in done.stderr
+        self._make_anew(have, machine)
+        if was_spoiled:
+            done = self._kerf.call(words)
+            attempt.listen()
         return done
+
+    def _make_anew(self, have: Instance, machine: Machine) -> None:
+        for step in anew(have, machine):
+            with Attempt(self._kernel) as attempt:
+                done = self._kerf.call(words_of(step, InstanceWish(step.name, id=have.id)))
+                attempt.listen()
+                self._check_status(step, done, attempt, self._manner_of(step.name))
+                if step.action != "delete":
+                    self._check_resources(step, done, attempt)
+            self.done.append(step)
 
     def _set_cpus_stopped(self, step: Step, words: tuple[str, ...], done: Done) -> Done:
         """A kernel that does not tell which CPU a running instance was started on may refuse to take it."""
@@ -171,6 +197,7 @@ class Applier:
             instance_id = self._kernel.read().instances[name].id
             watch = self._watch(name, instance_id)
         done = self._kerf.call(words)
+        attempt.listen()
         self._epochs[name] = self._kernel.epoch(name)
         if watch is not None and done.rc == 0:
             watch.begin()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import time
@@ -36,16 +37,40 @@ class KerfError(Failure):
     """A call without the effect it should have had."""
 
 
+# Levels of kernel messages, and what is worth reading although the kernel takes it for mere information.
+_WARNING = 4
+_TELLING = re.compile(r"\bhalted\b|pool: removed|fail|cannot|refus|not found|invalid", re.IGNORECASE)
+
+
 class KernelLog:
-    """The kernel's messages since this object was made: only they tell why a transaction failed."""
+    """What went wrong since this object was made, as the kernel tells: only that says why something failed.
+
+    Some kernels also log each reading of theirs, so that what listen() has heard counts more than what came
+    afterwards.
+    """
 
     def __init__(self, paths: Paths):
         self._fd: int | None = None
+        self._heard: list[str] = []
+        self._later: list[str] = []
         with contextlib.suppress(OSError):
             self._fd = os.open(paths.kernel_log, os.O_RDONLY | os.O_NONBLOCK)
             os.lseek(self._fd, 0, os.SEEK_END)
 
+    def listen(self) -> None:
+        """Right after a change, before anything is read."""
+        self._heard += self._new()
+
     def lines(self) -> list[str]:
+        self._later += self._new()
+        return [*self._heard, *self._later][-20:]
+
+    @property
+    def reason(self) -> str | None:
+        """The line that most likely is one."""
+        return next(reversed(self._heard or self._later), None)
+
+    def _new(self) -> list[str]:
         found: list[str] = []
         while self._fd is not None:
             try:
@@ -57,9 +82,13 @@ class KernelLog:
             if not records:
                 break
             for line in records.decode("utf-8", "replace").splitlines():
-                if ";" in line and not line.startswith(" "):
-                    found.append(line.split(";", 1)[1])
-        return found[-20:]
+                head, semicolon, text = line.partition(";")
+                priority = head.partition(",")[0]
+                if not semicolon or not priority.isdecimal():
+                    continue  # what belongs to the line before
+                if int(priority) & 7 <= _WARNING or _TELLING.search(text):
+                    found.append(text)
+        return found
 
     def close(self) -> None:
         if self._fd is not None:
@@ -229,6 +258,10 @@ class Attempt:
         self._log = KernelLog(kernel.paths)
         self._known = kernel.transactions()
 
+    def listen(self) -> None:
+        """Keep what the kernel has said by now apart from what it says about reading it."""
+        self._log.listen()
+
     def details(self, done: Done | None) -> dict[str, Any]:
         """What kerf said, and what the kernel made of it."""
         transactions = {
@@ -247,8 +280,8 @@ class Attempt:
         if complaint := done.stderr.strip().splitlines():
             # An error comes first and hints follow; a traceback ends with the error.
             parts.append(f"kerf: {complaint[-1 if complaint[0].startswith('Traceback') else 0]}")
-        if details["kernel_log"]:
-            parts.append(f"kernel: {details['kernel_log'][-1]}")
+        if self._log.reason:
+            parts.append(f"kernel: {self._log.reason}")
         return KerfError("; ".join(parts), details)
 
     def __enter__(self) -> Attempt:

@@ -55,6 +55,12 @@ class Memory:
     def of(self, name: str) -> int:
         return sum(size for _base, size in self.regions.get(name, ()))
 
+    def node_of(self, name: str) -> int | None:
+        """Where all that an instance has is, when the pool has memory on other nodes, too."""
+        bases = [base for base, _size in self.regions.get(name, ())]
+        nodes = {chunk.node for chunk in self.chunks for base in bases if chunk.holds(base)}
+        return nodes.pop() if len(nodes) == 1 and len(self.nodes) > 1 else None
+
     def free(self, node: int | None = None) -> int:
         return sum(end - begin for begin, end, where in self._free_gaps() if node in (None, where))
 

@@ -413,5 +413,24 @@ class Building:
         return node if self.memory.free(node) >= memory else None
 
 
+def anew(have: Instance, machine: Machine) -> list[Step]:
+    """Delete an instance that is not loaded, and create it as it was."""
+    cpus, limit = sorted(have.cpus), machine.interface.longest_overlay
+    why = "it could not be loaded, and this kernel would not load it any more"
+    steps = [Step("delete", have.name, ABSENT, text=f"delete {have.name}: {why}")]
+    memory = Memory(machine)
+    node = memory.node_of(have.name)
+    count = create_cpus(have.name, len(cpus), True, node is not None, limit)
+    first = frozenset(cpus[:count])
+    sets = [first]
+    if count < len(cpus):
+        sets += cpu_steps(have.name, first, frozenset(cpus), limit)
+    for place, some in enumerate(sets):
+        action = "set_cpus" if place else "create"
+        text = f"{action} {have.name}: CPUs {cpu_list(machine, sorted(some))}, {format_size(have.memory)}"
+        steps.append(Step(action, have.name, READY, some, have.memory, None if place else node, text=text))
+    return steps
+
+
 def sizes_of(memory: Mapping[int, int]) -> dict[int, int]:
     return {node: size for node, size in memory.items() if size}

@@ -29,9 +29,10 @@ class Interface:
     lends_devices: bool
     halves: bool = False  # those pieces are halves of what is wanted, to the page, not what is there
     longest_overlay: int | None = None  # bytes that it takes of one; None: any that kerf makes
+    failed_load_spoils: bool = False  # an instance that could not be loaded once is of no more use
 
 
-UPSTREAM = Interface("Multikernel Linux", True, True, False, True, True, PAGE_SIZE)
+UPSTREAM = Interface("Multikernel Linux", True, True, False, True, True, PAGE_SIZE, True)
 FIRST_SERIES = Interface("this collection's series, first form", False, False, False, False)
 FULL_SERIES = Interface("this collection's series", True, True, True, False)
 

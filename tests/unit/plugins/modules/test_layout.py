@@ -428,3 +428,81 @@ def test_steps_that_kerf_or_the_kernel_cannot_take_in_one_go(make_host, run_modu
     wish = {"pool": {"state": "absent"}, "prune": True}
     assert run_module(layout, host, **wish)["changed"]
     assert (host.pool_cpus, host.chunks) == ([], [])
+
+
+# Multikernel Linux
+
+
+@pytest.fixture
+def upstream(make_host, monkeypatch, vmlinux, initrd):
+    """A host of it, a wish and an image that it does not take."""
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    host = make_host(series="upstream", cpus=8, nodes=2, memory_mib=8192, unloadable="bad")
+    bad = vmlinux.with_name("bad")
+    bad.write_bytes(vmlinux.read_bytes() + b"other")
+    wish = {
+        "pool": {"cpus": "2-5", "memory": {"0": "1G", "1": "1G"}},
+        "instances": [
+            {"name": "a", "cpus": "2-3", "memory": "512M", "kernel": str(bad), "state": "started"},
+        ],
+    }
+    return host, wish, str(vmlinux)
+
+
+def test_an_instance_that_could_not_be_loaded_is_made_anew(upstream, run_module):
+    """There, it would not be loaded any more."""
+    host, wish, good = upstream
+    result = run_module(layout, host, **wish)
+    assert (
+        "after kerf load it is ready, not loaded; kerf: Error: kexec_file_load failed: [Errno 8]"
+        in result["msg"]
+    )
+    assert "kernel: kexec_file_load failed: [Errno 8] Exec format error" in result["msg"]
+    assert [call[0] for call in host.changes] == ["init", "create", "load", "delete", "create"]
+    assert host.changes[-1] == [*host.changes[1], f"--id={host.instances['a'].id}"]
+    host.calls.clear()
+    wish["instances"][0]["kernel"] = good
+    assert run_module(layout, host, **wish)["changed"]
+    assert [call[0] for call in host.changes] == ["load", "start"]
+    assert not run_module(layout, host, **wish)["changed"]
+
+
+@pytest.mark.parametrize("cpus", ["3", "2-3", "2-5"])
+def test_an_instance_that_others_have_spoiled_is_made_anew(upstream, run_module, cpus):
+    host, wish, good = upstream
+    wish["instances"][0].update(state="present", cpus=cpus)
+    run_module(layout, host, **wish)
+    host.instances["a"].spoiled = True
+    before = host.instances["a"].id, host.instances["a"].cpus, host.instances["a"].memory
+    host.calls.clear()
+    wish["instances"][0].update(state="started", kernel=good)
+    result = run_module(layout, host, **wish)
+    assert steps(result) == ["delete a", "create a", "load a", "start a"]
+    assert [call[0] for call in host.changes] == ["load", "load", "delete", "create", "load", "start"]
+    now = host.instances["a"]
+    assert (now.id, now.cpus, now.memory, now.status) == (*before, "active")
+    assert not run_module(layout, host, **wish)["changed"]
+
+
+def test_what_is_made_anew_and_cannot_be(upstream, run_module):
+    host, wish, _good = upstream
+    host.broken["delete"] = "Error: no"
+    result = run_module(layout, host, **wish)
+    assert "instance a: after kerf delete it is ready, not absent; kerf: Error: no" in result["msg"]
+
+
+def test_memory_in_several_pieces(upstream, run_module):
+    host, wish, good = upstream
+    wish["instances"] = [{"name": "a", "cpus": "2-5", "memory": "1536M", "kernel": good, "state": "started"}]
+    assert run_module(layout, host, **wish)["changed"]
+    assert len(host.instances["a"].regions) > 1
+    assert not run_module(layout, host, **wish)["changed"]
+
+
+def test_the_reason_is_not_drowned_by_readings(upstream, run_module):
+    host, wish, _good = upstream
+    run_module(layout, host, **{**wish, "instances": [{"name": "z", "cpus": 5, "memory": "64M"}]})
+    host.broken["create"] = "Error: Overlay transaction 4 failed with status: 'failed'"
+    result = run_module(layout, host, **wish)
+    assert result["msg"].endswith("kernel: reason of create")
+    assert result["kernel_log"] == ["reason of create"]

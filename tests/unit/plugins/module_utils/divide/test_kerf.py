@@ -299,6 +299,50 @@ def test_a_failure_tells_all_that_is_known(host):
     }
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "reason", "lines"),
+    [
+        # What the kernel says of reading it is no reason, however much there is of it.
+        (
+            [(3, "Failed to apply overlay transaction 5: -12")],
+            [(6, "Generated instance DTB for 'a' (ID 1): 301 bytes")] * 40,
+            "Failed to apply overlay transaction 5: -12",
+            1,
+        ),
+        # Nor is what went wrong when it was read.
+        ([(4, "CPU 3 is not parked")], [(3, "Failed to generate DTB")], "CPU 3 is not parked", 2),
+        ([], [(3, "late")], "late", 1),
+        # Warnings and worse, whoever says them; and mere information of known content.
+        (
+            [(6, "Instance 1 (a) halted, CPUs parking in pool")],
+            [],
+            "Instance 1 (a) halted, CPUs parking in pool",
+            1,
+        ),
+        ([(6, "Multikernel pool: removed 65536 MiB")], [], "Multikernel pool: removed 65536 MiB", 1),
+        ([(8 * 3 + 4, "a daemon's warning")], [], "a daemon's warning", 1),
+        ([(8 * 3 + 6, "a daemon's chat"), (5, "a notice"), (7, "debugging")], [], None, 0),
+        ([(6, "pool: added CPU 2")], [], None, 0),
+    ],
+)
+def test_the_reason_is_what_the_kernel_said_at_once(host, before, after, reason, lines):
+    with Attempt(KernelFs(Paths(str(host.root)))) as attempt:
+        for level, text in before:
+            host.log(text, level)
+        attempt.listen()
+        for level, text in after:
+            host.log(text, level)
+        error = attempt.failure("no effect", Done(("x",), 1))
+    assert str(error) == ("no effect" if reason is None else f"no effect; kernel: {reason}")
+    assert len(error.details["kernel_log"]) == lines
+
+
+def test_what_follows_a_line_is_not_one(host):
+    with Attempt(KernelFs(Paths(str(host.root)))) as attempt:
+        host.log("multikernel: not enough memory\n SUBSYSTEM=a;b\nodd;line")
+        assert attempt.details(None)["kernel_log"] == ["multikernel: not enough memory"]
+
+
 def test_a_traceback_ends_with_the_error(host):
     with Attempt(KernelFs(Paths(str(host.root)))) as attempt:
         error = attempt.failure(
