@@ -33,6 +33,7 @@ POLL_SECONDS = 2
 # A package manager at work is waited for, looked at this often.
 BUSY_SECONDS = 600
 BUSY_POLL_SECONDS = 10
+REPORTS = 3  # attempts
 CONSOLE_BYTES = 1 << 20
 CONSOLE_LINES = 60
 # What the kernel on trial says when it goes by itself.
@@ -248,10 +249,7 @@ class ActionModule(ActionBase):
         restarted: bool = True,
     ) -> dict:
         seconds = round(time.monotonic() - self._begin, 1)
-        try:
-            report = self._module("report", trial)
-        except AnsibleConnectionFailure as error:
-            report = {"failed": True, "msg": f"the connection was lost: {error}"}
+        report = self._report(trial)
         if report.get("promoted"):
             return self._promoted(report, restarted)
         evidence = self._console(console) | report.get("evidence", {})
@@ -265,6 +263,16 @@ class ActionModule(ActionBase):
         failure = self._failure("fell_back", reasons, what)
         failure |= {"running": seen[1], "down_seconds": seconds, "evidence": evidence}
         raise Stop(failure | self._after(report.get("after")))
+
+    def _report(self, trial: dict) -> dict:
+        """What the host knows of a trial that is over; it has just come up, and may be slow to answer."""
+        for _attempt in range(REPORTS):
+            try:
+                return self._module("report", trial)
+            except AnsibleConnectionFailure as error:
+                report = {"failed": True, "msg": f"the connection was lost: {error}"}
+                time.sleep(POLL_SECONDS)
+        return report
 
     # --- parts ------------------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ description:
     on the host after O(trial_timeout). A damaged image makes GRUB restart. The module then fails, with the
     reason and what is known of the failed boot.
   - A kernel that was kept is returned to the same way, by naming its release, or V(previous).
+  - A run that was cut off, on either side, leaves a host that starts the old kernel, one that was found
+    healthy, or the trial with its way back. The next run takes it up from there.
 options:
   release:
     description:
@@ -38,6 +40,8 @@ options:
     description:
       - Debian packages of the kernel, among them C(linux-image-RELEASE).
       - Not needed when the kernel is installed already.
+      - While somebody else changes packages this is waited for, for up to ten minutes. An installation that
+        fails removes what it brought, and only that.
     type: list
     elements: path
   image:
@@ -77,7 +81,7 @@ options:
     choices: [refuse, stop]
     default: refuse
   stop_timeout:
-    description: Seconds to wait for each instance to stop.
+    description: Seconds to wait for each instance to stop, 1 or more.
     type: int
     default: 60
   health:
@@ -102,7 +106,8 @@ options:
         elements: list
         default: []
       timeout:
-        description: Seconds that the kernel has to become healthy, from when it is reached.
+        description: Seconds that the kernel has to become healthy, from when it is reached. With V(0) it is
+          looked at once.
         type: int
         default: 120
   trial_timeout:
@@ -114,7 +119,7 @@ options:
     default: 600
   timeout:
     description:
-      - Seconds to wait for the host to come back, whichever kernel it runs.
+      - Seconds to wait for the host to come back, whichever kernel it runs, 1 or more.
       - By default O(trial_timeout) and 600 seconds more.
     type: int
   console_log:
@@ -129,7 +134,7 @@ options:
     choices: [plan, install, trial, judge, promote, give_up, report]
     default: plan
   trial:
-    description: What the phase V(trial) returned. Set by the module's own action.
+    description: The trial that the phase is about. Set by the module's own action.
     type: dict
   image_sha256:
     description: Checksum of O(image) on the controller. Set by the module's own action.
@@ -139,7 +144,10 @@ notes:
     that GRUB can write, so that a trial is forgotten when it starts, and systemd-boot with the entries that
     C(kernel-install) makes.
   - On the host it uses C(/boot/grub/custom.cfg), two units named C(mkops-kernel-trial) during a trial, and
-    C(/var/lib/mkops/kernel-boot).
+    C(/var/lib/mkops/kernel-boot), which root alone can read.
+  - It takes the same lock as M(mkops.multikernel.layout), M(mkops.multikernel.pool) and
+    M(mkops.multikernel.instance). From the last look at the instances until the host restarts nobody else
+    gets it.
   - What hangs before systemd starts without a crash comes back only with a hardware watchdog that runs from
     power-on; the module warns when there is no watchdog.
 extends_documentation_fragment:
@@ -204,8 +212,14 @@ outcome:
   description:
     - V(unchanged), V(planned) in check mode, V(installed), V(promoted), V(refused), V(fell_back) when the
       earlier kernel runs again, V(lost) when the host did not come back, or V(failed).
+    - V(tidied) when only what earlier runs had left was removed, of a trial or of old kernels.
   type: str
   returned: always
+removed:
+  description: Old kernels that were removed. One that could not be is a warning, and goes in the next run.
+  type: list
+  elements: str
+  returned: when promoted, installed or tidied
 evidence:
   description:
     - What is known of the failed boot, the last lines of each. C(console) from O(console_log), C(trial) what

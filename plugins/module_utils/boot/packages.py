@@ -120,7 +120,15 @@ def install(access: Access, release: str, files: Sequence[str], names: Sequence[
         if locked and packages(access, names) == before:
             raise Busy(holder(access) or f"one of {', '.join(LOCKS)} was held by another process") from None
         left = _undo(access, release, before)
-        raise Failure("; ".join([str(failure), *left]), failure.details) from failure
+        raise Failure("; ".join([_why(failure, names), *left]), failure.details) from failure
+
+
+def _why(failure: Failure, names: Sequence[str]) -> str:
+    """What a package's own script said comes before what dpkg always says at the end."""
+    lines = [line.strip() for line in str(failure.details.get("stderr", "")).splitlines()]
+    usual = ("Errors were encountered while processing", "dpkg: error processing")
+    said = [line for line in lines if line and not line.startswith(usual) and line not in names]
+    return f"{str(failure).split(': ')[0]}: {' | '.join(said[-4:])}" if said else str(failure)
 
 
 def _undo(access: Access, release: str, before: Mapping[str, Package]) -> list[str]:

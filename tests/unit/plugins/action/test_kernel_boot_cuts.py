@@ -10,6 +10,7 @@ its timer and its way back; the state after it is the one that the table has; an
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -74,9 +75,28 @@ def lose(_cut, what):
     raise AnsibleConnectionFailure(f"lost at {what}")
 
 
+KNOWN = {}
+
+
+def remembered(function):
+    """The same files make the same menu, which takes long to find out."""
+
+    def find(grub, *args, **block):
+        files = (grub.machine.exact(path) for path in (loaders.GRUB_CFG, loaders.CUSTOM, loaders.GRUBENV))
+        settings = grub.machine.exact(loaders.SETTINGS)
+        key = (function.__name__, *files, settings, args, tuple(sorted(block.items())))
+        if key not in KNOWN:
+            KNOWN[key] = function(grub, *args, **block)
+        return KNOWN[key]
+
+    return find
+
+
 @pytest.fixture(params=[Simulated, SimulatedSystemdBoot])
 def fresh(tmp_path, monkeypatch, request):
     """Makes hosts, each with a run of its own."""
+    for name in ("_menu", "look"):
+        monkeypatch.setattr(loaders.Grub, name, remembered(getattr(loaders.Grub, name)))
     (tmp_path / "k.deb").write_text("deb")
     # Hundreds of them: where a directory costs nothing.
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else str(tmp_path)
@@ -163,18 +183,18 @@ def look(rig):
     return (type(host), rig.judged, tokens[0] == tokens[1], tuple(found))
 
 
-def check(fresh, rig, where, **args):
+def check(fresh, rig, where, cycle=False, **args):
     """Many cuts leave the same host behind: it is checked once."""
-    seen = (look(rig), repr(args))
+    seen = (look(rig), cycle)
     if seen in CHECKED:
         return
     CHECKED.add(seen)
     check_power_cycle(fresh, rig, where)
-    again = fresh(rig.host)
-    check_next_run(again, where, **args)
-    gone(again)
-    # The same, after a power cycle.
-    rig.host.boot()
+    if cycle:
+        again = fresh(rig.host)
+        again.host.boot()
+        check_next_run(again, where, **args)
+        gone(again)
     check_next_run(rig, where, **args)
 
 
@@ -212,7 +232,7 @@ def each(fresh, action, lasting=False, caught=False, **args):
 def test_both_sides_die_at_each_change_of_the_host(fresh):
     for rig, where, result in each(fresh, die):
         assert result is None
-        check(fresh, rig, where)
+        check(fresh, rig, where, cycle=True)
 
 
 def test_the_module_is_killed_at_each_change_of_the_host(fresh):
@@ -232,3 +252,85 @@ def test_each_change_of_the_host_fails_and_all_after_it(fresh):
     for rig, where, result in each(fresh, fail, lasting=True, timeout=60):
         check_result(rig, result, where)
         check(fresh, rig, where)
+
+
+# --- the controller -------------------------------------------------------------------------------
+
+
+def each_call(fresh, action, bad="", **args):
+    """A run that is cut at the controller's first word to the host, at its answer, and so on."""
+    for number in range(99):
+        rig, cut = fresh(), Cut(number, action)
+        rig.host.bad = bad
+        rig.cut = cut
+        try:
+            result = rig.run(**args)
+        except (Killed, AnsibleConnectionFailure) as error:
+            result = error
+        if cut.over:
+            assert number > 10
+            return
+        rig.cut = lambda _what: None
+        rig.host.bad = ""
+        yield rig, f"{number}: {cut.where}", result
+        gone(rig)
+    raise AssertionError("it never ends")
+
+
+@pytest.mark.parametrize("bad", ["", "sick"])
+def test_the_controller_dies_at_each_word(fresh, bad):
+    for rig, where, result in each_call(fresh, die, bad):
+        assert isinstance(result, Killed), where
+        check(fresh, rig, where)
+
+
+@pytest.mark.parametrize("bad", ["", "sick", "panic"])
+def test_each_word_of_the_controller_is_lost_once(fresh, bad):
+    """What it says of the host is true: it has asked again."""
+    for rig, where, result in each_call(fresh, lose, bad):
+        # Before anything of a trial Ansible itself says that the host is unreachable.
+        if isinstance(result, AnsibleConnectionFailure):
+            assert where.endswith(("plan", "install")), where
+        else:
+            check_result(rig, result, where)
+            assert rig.host.left_of_a_trial() == [], where
+            if bad:
+                assert result["outcome"] in ("fell_back", "failed"), where
+        check(fresh, rig, where)
+
+
+# --- a command line of its own --------------------------------------------------------------------
+
+
+def test_new_words_for_the_same_kernel_are_cut_off(tmp_path, fresh):
+    """Old and new kernel differ by an entry of our own alone, which the promotion writes again."""
+    first = fresh()
+    assert first.run(cmdline="isolcpus=1")["outcome"] == "promoted"
+    for number in range(999):
+        rig, cut = fresh(first.host), Cut(number, die)
+        with cutting(rig.host, cut), contextlib.suppress(Killed):
+            rig.run(cmdline="isolcpus=2")
+        if cut.over:
+            assert number > 20
+            return
+        where = f"{number}: {cut.where}"
+        other = fresh(rig.host)
+        other.host.boot()
+        if not token_of(other.host.text("/proc/cmdline")):
+            words = other.host.text("/proc/cmdline").split()
+            assert "isolcpus=1" in words or (rig.judged and "isolcpus=2" in words), where
+        else:
+            other.host.wait()
+            assert "isolcpus=1" in other.host.text("/proc/cmdline").split(), where
+        gone(other)
+        result = rig.run(cmdline="isolcpus=2")
+        if result.get("failed"):
+            assert "run again when it is back" in result["msg"], where
+            rig.host.wait()
+            result = rig.run(cmdline="isolcpus=2")
+        assert not result.get("failed"), (where, result["msg"])
+        assert rig.host.left_of_a_trial() == [], where
+        rig.host.boot()
+        assert "isolcpus=2" in rig.host.text("/proc/cmdline").split(), where
+        assert rig.run(cmdline="isolcpus=2")["outcome"] == "unchanged", where
+        gone(rig)

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
+import stat
 import subprocess
 from types import SimpleNamespace
 
@@ -19,8 +21,10 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.boot import load
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot import plan as host_part
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot import trial as states
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot.rollout import Rollout
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import Done
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.lock import (
+    host_lock,
     locked,
     withdraw_restart,
 )
@@ -670,3 +674,402 @@ def test_an_image_that_is_cut_off(either, release, lost):
     reasons = phase(either, "plan", packages=[])["reasons"]
     text = f"/boot/vmlinuz-{release} is cut off: 1 of its 2608 bytes are missing; install it again"
     assert reasons == ([text] if lost else [])
+
+
+# --- a run that fails or is cut off ---------------------------------------------------------------
+
+
+def on_trial(host):
+    """The new kernel runs on trial and was found healthy."""
+    phase(host, "install")
+    trial = phase(host, "trial")["trial"]
+    host.boot()
+    assert phase(host, "judge", trial=trial)["reasons"] == []
+    return trial
+
+
+def told(host):
+    return host.state(boot_loaders.look(host))[0]
+
+
+@pytest.mark.parametrize("step", ["stop", "default"])
+def test_a_promotion_that_fails_before_it_is_one_is_undone(either, monkeypatch, tmp_path_factory, step):
+    trial = on_trial(either)
+    loader = type(boot_loaders.find(either))
+    run, default = either.run, loader.default
+    failed = []
+
+    def fail(what):
+        failed.append(what)
+        raise Failure(f"cannot {what}")
+
+    def fail_to_stop(argv, purpose, **more):
+        if list(argv[:2]) == ["systemctl", "stop"] and not failed:
+            fail(purpose)
+        return run(argv, purpose, **more)
+
+    def fail_late(self, entry):
+        default(self, entry)
+        if not failed:
+            fail("read it again")
+
+    if step == "stop":
+        monkeypatch.setattr(either, "run", fail_to_stop)
+    else:
+        monkeypatch.setattr(loader, "default", fail_late)
+    with pytest.raises(Failure, match="cannot"):
+        phase(either, "promote", trial=trial)
+    assert failed
+    assert told(either) is states.State.ON_TRIAL
+    assert either.sim.get("timer") == trial["token"]
+    assert either.copy(tmp_path_factory.mktemp("copies") / "copy").boot() == OLD
+    assert phase(either, "give_up", trial=trial)["promoted"] is False
+    assert either.wait() == OLD
+
+
+def test_a_promotion_that_cannot_be_undone_is_completed(either, monkeypatch):
+    """Whoever gives it up is told so, and nothing restarts."""
+    trial = on_trial(either)
+    loader = type(boot_loaders.find(either))
+    default = loader.default
+
+    def fail(self, entry):
+        if self.look().releases.get(entry) == NEW:
+            default(self, entry)
+        raise Failure("cannot read it again")
+
+    monkeypatch.setattr(loader, "default", fail)
+    with pytest.raises(Failure, match=f"cannot read it again; .*{OLD}.* could not be made the default again"):
+        phase(either, "promote", trial=trial)
+    assert told(either) is states.State.PROMOTED
+    answer = phase(either, "give_up", trial=trial)
+    assert (answer["promoted"], answer["previous"]) == (True, OLD)
+    assert not either.sim.get("pending")
+    assert either.left_of_a_trial() == []
+    assert either.boot() == NEW
+
+
+def test_what_cannot_be_removed_after_a_promotion_is_a_warning(either, monkeypatch):
+    trial = on_trial(either)
+    run = either.run
+
+    def fail(argv, purpose, **more):
+        if argv[-1] == "daemon-reload":
+            raise Failure("cannot reload systemd")
+        return run(argv, purpose, **more)
+
+    monkeypatch.setattr(either, "run", fail)
+    result = phase(either, "promote", trial=trial)
+    assert result["promoted"]
+    (warning,) = result["warnings"]
+    assert f"{NEW} is the default, but what is left of its trial could not be removed: cannot" in warning
+    monkeypatch.setattr(either, "run", run)
+    planned = phase(either, "plan")
+    assert planned["steps"] == [f"complete the promotion of {NEW}"]
+    phase(either, "install")
+    assert either.record() == {"kernels": [NEW], "previous": OLD}
+    assert not phase(either, "plan")["changed"]
+
+
+def test_a_kernel_whose_time_is_over_is_not_promoted(either, monkeypatch):
+    trial = on_trial(either)
+    run = either.run
+
+    def going(argv, purpose, **more):
+        if list(argv) == ["systemctl", "is-active", "mkops-kernel-trial.service"]:
+            return Done(tuple(argv), 0, "activating\n", "")
+        return run(argv, purpose, **more)
+
+    monkeypatch.setattr(either, "run", going)
+    with pytest.raises(Failure, match="the time of the trial was over"):
+        phase(either, "promote", trial=trial)
+    assert either.boot() == OLD
+
+
+def test_another_default_before_the_trial_is_armed(machine, monkeypatch):
+    """Somebody has changed it since it was set: there would be no way back."""
+    phase(machine, "install")
+    machine.run(["grub-editenv", "-", "set", "saved_entry=gnulinux-simple-xyz"], "be another tool")
+    plan = kernel_boot.kernel_boot.plan
+    monkeypatch.setattr(
+        kernel_boot.kernel_boot,
+        "plan",
+        lambda wish, seen: dataclasses.replace(plan(wish, seen), pin="", refusals=()),
+    )
+    with pytest.raises(
+        Failure, match=f"by default, not the running kernel {OLD}; the host was not restarted"
+    ):
+        phase(machine, "trial")
+    assert machine.left_of_a_trial() == []
+    assert not machine.sim.get("pending")
+
+
+def test_arming_that_fails_and_cannot_be_undone_says_both(either, monkeypatch):
+    phase(either, "install")
+    either.fail_on = ("systemd-run", "systemctl")
+    monkeypatch.setattr(type(either), "failed_units", lambda _host: ())
+    with pytest.raises(
+        Failure, match=f"cannot restart the host; nor could the trial of {NEW} be taken back:"
+    ):
+        phase(either, "trial")
+    either.fail_on = ()
+    assert either.boot() == OLD
+    assert phase(either, "plan")["steps"][0] == f"forget the trial of {NEW} that was left behind"
+
+
+@pytest.mark.parametrize("note", [None, "", "{", "[]", '{"token": ""}'])
+def test_units_without_their_note_are_removed_by_the_next_run(either, note):
+    phase(either, "install")
+    phase(either, "trial")
+    either.boot()
+    either.boot()
+    if note is None:
+        either.at(boot_host.NOTE).unlink()
+    else:
+        either.file(boot_host.NOTE, note)
+    planned = phase(either, "plan")
+    assert planned["reasons"] == []
+    assert planned["steps"][0] == "remove what is left of a trial whose note is missing or damaged"
+    promoted(either)
+    assert either.left_of_a_trial() == []
+
+
+def test_units_without_their_note_while_the_trial_runs(either):
+    """They know its token; the kernel that runs is the one that is tried."""
+    phase(either, "install")
+    phase(either, "trial")
+    either.boot()
+    either.at(boot_host.NOTE).unlink()
+    other = phase(either, "plan", release=OLD, packages=None)
+    assert other["reasons"][0].startswith(f"a trial of {NEW} is running")
+    assert f"back on {OLD}" in other["reasons"][0]
+    planned = phase(either, "plan")
+    assert planned["todo"]["resume"]
+    phase(either, "promote", trial=planned["todo"]["trial"])
+    assert either.left_of_a_trial() == []
+    assert either.boot() == NEW
+
+
+def test_a_note_of_an_earlier_boot_is_no_trial(either):
+    phase(either, "install")
+    phase(either, "trial")
+    either.boot()
+    either.boot()
+    assert told(either) is states.State.FELL_BACK
+    other = phase(either, "plan", release=OLD, packages=None)
+    assert other["reasons"] == []
+    assert other["steps"] == [f"forget the trial of {NEW} that was left behind"]
+
+
+@pytest.mark.parametrize("name", ["trial", "install", "promote", "give_up", "report"])
+def test_while_the_host_restarts_nobody_changes_it(either, name):
+    phase(either, "install")
+    trial = phase(either, "trial")["trial"]
+    assert f"the host is about to restart, to boot {NEW} once" in phase(either, "plan")["reasons"][0]
+    with pytest.raises(Failure, match="the host is about to restart"):
+        phase(either, name, trial=trial)
+    with pytest.raises(Failure, match="the host is about to restart"), host_lock(Paths(either.root).lock):
+        pytest.fail("layout has the lock")
+
+
+def test_a_kernel_that_is_given_up_is_not_promoted_any_more(either):
+    trial = on_trial(either)
+    phase(either, "give_up", trial=trial)
+    withdraw_restart(either.lock)
+    reason = f"{NEW} was found unhealthy, and the host is about to go back to {OLD}"
+    assert reason in phase(either, "plan")["reasons"][0]
+    with pytest.raises(Failure, match=reason):
+        phase(either, "promote", trial=trial)
+    assert either.wait() == OLD
+
+
+def test_a_trial_without_its_service_is_given_up_by_a_restart(either):
+    trial = on_trial(either)
+    either.at(boot_host.UNIT_FILES[1]).unlink()
+    phase(either, "give_up", trial=trial)
+    assert either.wait() == OLD
+
+
+def test_a_trial_that_runs_must_be_the_one_that_is_promoted(either):
+    either.add(NEW)
+    either.started(NEW, "ro")
+    with pytest.raises(Failure, match="no trial of a kernel is known here"):
+        phase(either, "promote", trial={"token": "another"})
+
+
+def test_there_is_nothing_to_try(either):
+    promoted(either)
+    with pytest.raises(Failure, match=f"there is nothing to try: {NEW} runs"):
+        phase(either, "trial")
+
+
+def test_half_an_installation_is_taken_back(either, monkeypatch):
+    """The package goes, and the kernel leaves the menu."""
+    unpack = either._unpack
+
+    def half(name):
+        unpack(name)
+        either.dpkg[name] = "half-configured 2"
+        raise Failure("cannot install it: postinst")
+
+    monkeypatch.setattr(either, "_unpack", half)
+    with pytest.raises(Failure, match="postinst"):
+        phase(either, "install")
+    assert ["dpkg", "--purge", "--force-remove-reinstreq", f"linux-image-{NEW}"] in either.commands
+    assert NEW not in boot_loaders.look(either).entries
+    assert either.record()["kernels"] == []
+    assert either.boot() == OLD
+
+
+def test_half_a_kernel_leaves_the_menu_even_if_its_package_does_not(either, monkeypatch):
+    unpack = either._unpack
+
+    def half(name):
+        unpack(name)
+        either.dpkg[name] = "half-configured 2"
+        raise Failure("cannot install it: postinst")
+
+    def stay(_name):
+        raise Failure("cannot remove it: prerm")
+
+    monkeypatch.setattr(either, "_unpack", half)
+    monkeypatch.setattr(either, "_purge", stay)
+    with pytest.raises(Failure, match=f"postinst; cannot remove it: prerm; linux-image-{NEW} is half-conf"):
+        phase(either, "install")
+    assert NEW not in boot_loaders.look(either).entries
+    assert either.boot() == OLD
+    # It is known to be ours: the next run removes it, whatever kernel that asks for.
+    monkeypatch.undo()
+    planned = phase(either, "plan", release=OLD, packages=None)
+    assert planned["steps"] == [f"remove {NEW}"]
+    assert phase(either, "install", release=OLD, packages=None)["removed"] == [NEW]
+    assert not phase(either, "plan", release=OLD, packages=None)["changed"]
+
+
+def test_half_a_kernel_is_not_booted(either):
+    either.add(NEW)
+    either.dpkg[f"linux-image-{NEW}"] = "half-configured 1"
+    (reason,) = phase(either, "plan", packages=None)["reasons"]
+    assert reason.startswith(f"{NEW} is only half installed; give its packages, or run dpkg --configure")
+    assert phase(either, "plan")["steps"][-4] == f"install {NEW}"
+    either.dpkg[f"linux-image-{OLD}"] = "half-configured 1"
+    (reason,) = phase(either, "plan")["reasons"]
+    assert f"the running kernel {OLD}, which is the way back, is only half installed" in reason
+
+
+def test_a_kernel_that_no_package_has_brought_is_not_overwritten(either):
+    either.add(NEW)
+    del either.dpkg[f"linux-image-{NEW}"]
+    (reason,) = phase(either, "plan")["reasons"]
+    assert reason.startswith(f"/boot/vmlinuz-{NEW} is of no package: installing over it could not be undone")
+
+
+def test_somebody_else_changes_packages(either, monkeypatch):
+    monkeypatch.setattr(packages, "holder", lambda _access: "/var/lib/dpkg/lock is held by process 7")
+    before = either.files()
+    assert phase(either, "install")["busy"] == "/var/lib/dpkg/lock is held by process 7"
+    assert either.files() == before
+
+
+def test_somebody_who_comes_in_between(either, monkeypatch):
+    run = either.run
+
+    def locked_out(argv, purpose, **more):
+        if list(argv[:2]) == ["dpkg", "--install"]:
+            text = "dpkg: error: dpkg frontend lock was locked by another process with pid 7"
+            raise Failure(f"cannot {purpose}: dpkg ended with 2: {text}", {"stderr": text})
+        return run(argv, purpose, **more)
+
+    monkeypatch.setattr(either, "run", locked_out)
+    assert "was held by another process" in phase(either, "install")["busy"]
+    assert either.record()["kernels"] == []
+    monkeypatch.setattr(either, "run", run)
+    promoted(either)
+
+
+def test_the_running_kernel_is_never_removed(either):
+    either.add(NEW)
+    gone, left = Rollout(either).prune([OLD, NEW])
+    assert gone == [NEW]
+    assert left == [f"the old kernel {OLD} was not removed: it runs. The next run tries again"]
+
+
+def test_an_image_that_cannot_be_placed(either, tmp_path):
+    with pytest.raises(Failure, match=f"cannot place /boot/vmlinux-{NEW}: No such file"):
+        phase(either, "install", image=str(tmp_path / "none"), image_sha256="1")
+
+
+def test_an_image_of_the_host_that_is_not_there(either):
+    with pytest.raises(Failure, match="image /none cannot be read"):
+        phase(either, "plan", image="/none", remote_src=True)
+
+
+def test_what_failed_kernels_had_to_tell_is_for_root_alone(either):
+    either.file(f"{boot_host.STATE}/old", "x")
+    either.at(boot_host.STATE).chmod(0o755)
+    promoted(either)
+    phase(either, "trial", release=OLD, packages=None)
+    folder = either.at(boot_host.STATE)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    modes = {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in folder.iterdir()}
+    assert {name: modes[name] for name in ("trial.json", "record.json", "evidence.sh")} == dict.fromkeys(
+        ("trial.json", "record.json", "evidence.sh"), "0o600"
+    )
+
+
+def test_the_script_keeps_it_for_root_alone(tmp_path):
+    script = states.EVIDENCE_SCRIPT.replace("/dev/kmsg", "/dev/null")
+    kept = tmp_path / "evidence.log"
+    subprocess.run(
+        ["sh", "-s", str(kept)], input=script, text=True, check=True, env={"PATH": "/usr/bin:/bin"}, umask=0
+    )
+    assert oct(stat.S_IMODE(kept.stat().st_mode)) == "0o600"
+
+
+@pytest.mark.parametrize("text", ["[]", "7", '{"kernels": 7}'])
+def test_a_record_that_is_none_is_named(machine, text):
+    machine.file("/var/lib/mkops/kernel-boot/record.json", text)
+    with pytest.raises(Failure, match=r"record\.json is damaged; remove it"):
+        phase(machine, "plan")
+
+
+def test_a_watchdog_is_used_if_there_is_one(machine):
+    machine.file("/sys/class/watchdog/watchdog0/identity", "iTCO_wdt\n")
+    planned = phase(machine, "plan")
+    assert not any("watchdog" in warning for warning in planned["warnings"])
+    phase(machine, "install")
+    phase(machine, "trial")
+    machine.boot()
+    assert "systemd.watchdog_sec=60" in machine.text("/proc/cmdline").split()
+
+
+def test_the_journal_of_the_failed_boot(machine, monkeypatch):
+    phase(machine, "install")
+    trial = phase(machine, "trial")["trial"]
+    machine.boot()
+    machine.boot()
+    run = machine.run
+
+    def journal(argv, purpose, **more):
+        if argv[0] == "journalctl":
+            return Done(tuple(argv), 0, f"Command line: mkops.trial={trial['token']}\nlast words\n", "")
+        return run(argv, purpose, **more)
+
+    monkeypatch.setattr(machine, "run", journal)
+    assert phase(machine, "report")["evidence"]["journal"][-1] == "last words"
+
+
+def test_old_kernels_that_cannot_be_looked_for_are_no_reason_to_go_back(either, monkeypatch):
+    trial = on_trial(either)
+    look, calls = type(either).look, []
+
+    def fail(self, release):
+        calls.append(release)
+        if len(calls) > 1:
+            raise OSError(5, "Input/output error", "/boot")
+        return look(self, release)
+
+    monkeypatch.setattr(type(either), "look", fail)
+    result = phase(either, "promote", trial=trial)
+    assert result["promoted"]
+    assert "old kernels were not looked for" in result["warnings"][0]
