@@ -27,8 +27,8 @@ options:
   cpus:
     description:
       - Logical CPU numbers of the pool, such as V(2-3) or a list of them.
-      - This or O(cpu_count) is needed to create the instance. When both are left out later, it keeps what
-        it has.
+      - This or O(cpu_count) is needed to create the instance. When both are left out later, it keeps what it
+        has.
       - A running instance keeps the CPU that it was started on, the first one, or has to be restarted.
     type: raw
   cpu_count:
@@ -39,13 +39,11 @@ options:
       - Which CPUs O(cpu_count) chooses. Several policies hold together.
       - V(cores) takes whole cores, V(node) takes all from one NUMA node, V(cache) takes CPUs whose last-level
         cache no other kernel uses, the host included; the cache's other CPUs then stay idle. Where these do
-        not
-        hold any more for the CPUs that an instance has, others are chosen.
+        not hold any more for the CPUs that an instance has, others are chosen.
       - V(spread) takes one after the other from different nodes, caches and cores. What is there is not moved
         for it.
       - Without a policy, CPUs are taken as near to each other as they can be had, in cores that no other
-        kernel
-        uses if possible.
+        kernel uses if possible.
     type: list
     elements: str
     choices: [cores, node, spread, cache]
@@ -54,8 +52,7 @@ options:
       - Bytes, or a number with V(K), V(M), V(G) or V(T) in powers of 1024, such as V(512M).
       - Needed to create the instance.
       - It grows in place in steps of the kernel's granule, usually 128 MiB, and shrinks by the pieces in
-        which it
-        grew. Any other change means that the instance is made anew.
+        which it grew. Any other change means that the instance is made anew.
     type: str
   id:
     description: Number of the instance, 1 to 511. The kernel chooses one when this is left out.
@@ -74,8 +71,7 @@ options:
   cmdline:
     description:
       - Kernel command line.
-      - Compared with C(/proc/kimage) where the kernel has it; where not, a change of it alone goes
-        unnoticed.
+      - Compared with C(/proc/kimage) where the kernel has it; where not, a change of it alone goes unnoticed.
     type: str
   console:
     description:
@@ -104,8 +100,8 @@ options:
   labels:
     description:
       - Names and values of your own, for inventories and queries. They are words C(label.NAME=VALUE) of the
-        command
-        line, so that the running kernel itself keeps them; changing one is a change of the command line.
+        command line, so that the running kernel itself keeps them; changing one is a change of the command
+        line.
     type: dict
   restart:
     description:
@@ -118,8 +114,7 @@ options:
     default: always
   allow_restart:
     description: Stop and start a running instance when what is wished cannot be had otherwise, as with
-      another
-      O(kernel), O(initrd) or O(cmdline).
+      another O(kernel), O(initrd) or O(cmdline).
     type: bool
     default: false
   force:
@@ -129,8 +124,8 @@ options:
     type: bool
     default: false
   stop_timeout:
-    description: Seconds for the spawned kernel to stop, at least 60. The host's kernel itself waits up to
-      30 for it.
+    description: Seconds for the spawned kernel to stop, at least 60. The host's kernel itself waits up to 30
+      for it.
     type: int
     default: 60
   wait_for:
@@ -142,11 +137,9 @@ options:
     type: str
   wait:
     description:
-      - What else to wait for after the instance was started. V(agent) is kerf's agent answering, which
-        needs a
-        kernel with vsock between host and instances; V(heartbeat) is a sign of life of the kernel, where
-        the host's
-        kernel tells of it.
+      - What else to wait for after the instance was started. V(agent) is kerf's agent answering, which needs
+        a kernel with vsock between host and instances; V(heartbeat) is a sign of life of the kernel, where
+        the host's kernel tells of it.
     type: str
     choices: [none, agent, heartbeat]
     default: none

@@ -25,8 +25,8 @@ options:
   expect:
     description:
       - Python regular expression to wait for. C(^) and C($) match at lines.
-      - With O(send), only what comes after the line was sent counts. Without, what the kernel retained
-        counts too.
+      - With O(send), only what comes after the line was sent counts. Without, what the kernel retained counts
+        too.
       - Without O(expect), all output is returned that comes without a pause.
     type: str
   timeout:
@@ -37,8 +37,7 @@ extends_documentation_fragment:
   - mkops.multikernel.attributes
 attributes:
   check_mode:
-    description: Can run in C(check_mode) and return the changed status prediction without modifying the
-      host.
+    description: Can run in C(check_mode) and return the changed status prediction without modifying the host.
     support: partial
     details: In check mode nothing is sent and O(expect) is not waited for.
   diff_mode:
@@ -53,8 +52,7 @@ requirements:
   - The Python module C(libfdt) (package C(python3-libfdt))
   - Root
 notes:
-  - On kernels that give a console to its latest reader, one that was open loses it, and nothing is
-    retained.
+  - On kernels that give a console to its latest reader, one that was open loses it, and nothing is retained.
 seealso:
   - module: mkops.multikernel.instance
 author:

@@ -13,8 +13,7 @@ description:
   - Reserves CPUs and memory from the pool (M(mkops.multikernel.pool)), loads a kernel into them, starts and
     stops it, and gives everything back.
   - Goes from whatever state there is to the wished one by the fewest steps. CPUs and memory of a running
-    kernel
-    are changed while it runs, where the kernels can do that. It is only stopped by O(state=stopped),
+    kernel are changed while it runs, where the kernels can do that. It is only stopped by O(state=stopped),
     O(state=absent) or O(allow_restart=true).
   - Everything is judged against the live machine first. When anything speaks against it, nothing is changed
     and all reasons are returned at once.
@@ -41,7 +40,7 @@ EXAMPLES = r"""
     state: started
     cpus: 2
     memory: 512M
-    kernel: /boot/vmlinux-spawn
+    kernel: /var/lib/mkops/kernels/vmlinux-spawn
     initrd: /var/lib/mkops/spawn.cpio.gz
     cmdline: quiet
     wait_for: 'login:'
@@ -50,7 +49,7 @@ EXAMPLES = r"""
   mkops.multikernel.instance:
     name: web
     state: started
-    kernel: /boot/vmlinux-spawn-new
+    kernel: /var/lib/mkops/kernels/vmlinux-6.12.107-mkops-0a1b2c3d
     initrd: /var/lib/mkops/spawn.cpio.gz
     cmdline: quiet
     allow_restart: true
@@ -114,8 +113,7 @@ instance:
     exit_reason:
       description:
         - How it ended last, V(none), V(clean), V(panic), V(forced) or V(lost), for some with what it said;
-          null
-          where the host's kernel does not tell.
+          null where the host's kernel does not tell.
       type: str
     epoch:
       description: How often it was started; null where the host's kernel does not tell.
@@ -130,7 +128,7 @@ instance:
     cpus: [2]
     physical_cpus: [2]
     memory: 536870912
-    kernel: {path: /boot/vmlinux-spawn, sha256: 0f3c..., version: 6.12.107-mkops}
+    kernel: {path: /var/lib/mkops/kernels/vmlinux-spawn, sha256: 0f3c..., version: 6.12.107-mkops}
     initrd: {path: /var/lib/mkops/spawn.cpio.gz, sha256: 7ac1...}
     cmdline: quiet console=mktty0
     labels: {}

@@ -11,14 +11,11 @@ module: layout
 short_description: How a whole machine is divided into kernels
 description:
   - The pool and all instances in one task. Whatever state the machine is in, one run makes it so, and the
-    next one
-    changes nothing.
+    next one changes nothing.
   - Steps are taken in an order in which each is possible. What is to go goes first, instances shrink before
-    others
-    grow, the pool changes in between, and CPUs pass from one instance to another.
+    others grow, the pool changes in between, and CPUs pass from one instance to another.
   - What already runs is not moved without need. CPUs and memory of a running kernel are changed while it
-    runs, where
-    the kernels can do that; where not, it is restarted if that is allowed.
+    runs, where the kernels can do that; where not, it is restarted if that is allowed.
   - Everything is judged against the live machine first. When anything speaks against it, nothing is changed
     and all reasons are returned at once.
 options:
@@ -29,9 +26,8 @@ options:
     type: dict
   instances:
     description:
-      - The instances, each with the options of M(mkops.multikernel.instance), and C(profile), the name of
-        one of
-        O(profiles).
+      - The instances, each with the options of M(mkops.multikernel.instance), and C(profile), the name of one
+        of O(profiles).
       - Several with a O(ignore:wait_for) or O(ignore:wait) start together and are waited for together.
     type: list
     elements: dict
@@ -71,12 +67,12 @@ EXAMPLES = r"""
       memory: 24G
     defaults:
       state: started
-      kernel: /boot/vmlinux-spawn
+      kernel: /var/lib/mkops/kernels/vmlinux-spawn
       initrd: /var/lib/mkops/spawn.cpio.gz
       wait_for: '^mkops-facts'
     profiles:
       realtime:
-        kernel: /boot/vmlinux-realtime
+        kernel: /var/lib/mkops/kernels/vmlinux-realtime
         cmdline: quiet isolcpus=1-3
     instances:
       - name: db
@@ -111,9 +107,8 @@ pool:
   returned: success
   type: dict
 instances:
-  description: All instances as they are now, as M(mkops.multikernel.instance) returns them; in check mode,
-    as they
-    are before.
+  description: All instances as they are now, as M(mkops.multikernel.instance) returns them; in check mode, as
+    they are before.
   returned: success
   type: list
   elements: dict

@@ -25,8 +25,7 @@ options:
   cpus:
     description:
       - Logical CPU numbers, as C(lscpu) counts them, such as V(2-3,6) or a list of them; or V(all but 2),
-        which
-        leaves so many to the host.
+        which leaves so many to the host.
       - This is the whole pool; CPUs that are in the pool and not named here go back to the host.
       - CPU 0 is where the host booted and always stays with it. Keep the threads of a core together.
       - This or O(cpu_count) is needed when there is no pool yet. When left out later, the CPUs stay as they
@@ -35,8 +34,7 @@ options:
   cpu_count:
     description:
       - So many CPUs. Those that instances have, and those that are in the pool already, are among them; the
-        others
-        are chosen by whole cores, high numbers first.
+        others are chosen by whole cores, high numbers first.
     type: int
   memory:
     description:
