@@ -26,7 +26,7 @@ export PYTHONUNBUFFERED := 1
 # Ansible wants UTF-8, a bare machine may have no other locale than this one.
 export LC_ALL := C.UTF-8
 
-built_kernel := -e '{"lab_kernel_debs": "{{ hostvars.localhost.kernel_built.debs }}"}'
+built_kernel := -e kernel_profile=lab -e '{"lab_kernel_debs": "{{ hostvars.localhost.kernel_built.debs }}"}'
 
 .PHONY: help
 help: ## This list
@@ -41,7 +41,7 @@ demo: ## From nothing to kernels of their own on a QEMU host, twice, and one cra
 
 .PHONY: test
 test: ## Everything that must pass: lint, unit, the kernel's selftests, the Molecule scenarios
-	@tools/stages lint unit kernel-test "molecule SCENARIO=default" "molecule SCENARIO=kernel" \
+	@tools/stages lint unit kernel-test "molecule SCENARIO=default" "molecule SCENARIO=site" \
 		"molecule SCENARIO=kerf" "molecule SCENARIO=refuse"
 
 .PHONY: test-full
@@ -112,7 +112,7 @@ lab-down: ## Stop the QEMU hosts and delete their disks; console logs stay in .l
 	ansible-playbook playbooks/lab_down.yml
 
 .PHONY: molecule
-molecule: ## Run a Molecule scenario (SCENARIO=default|kernel|kerf|layout|refuse|rollout|secureboot|profiles|latency)
+molecule: ## Run a Molecule scenario (SCENARIO=default|site|kerf|layout|refuse|rollout|secureboot|profiles|latency)
 	@tools/bootstrap build lab test $(if $(filter latency,$(SCENARIO)),full)
 	molecule test --no-command-borders -s $(SCENARIO)
 

@@ -103,7 +103,7 @@ def unchanged(wish):
 
 
 def main():
-    kernel, initrd = find("/boot/vmlinux-*"), find("/var/lib/mkops/*.cpio*")
+    kernel, initrd = find("/var/lib/mkops/kernels/vmlinux-[0-9]*"), find("/var/lib/mkops/*.cpio*")
     text, _seconds = module("mkops.multikernel.info", {})
     host = answer(text)["host"]
     physical = dict(zip(host["cpus"], host["physical_cpus"], strict=True))
