@@ -27,8 +27,8 @@ options:
   cpus:
     description:
       - Logical CPU numbers of the pool, such as V(2-3) or a list of them.
-      - This or O(cpu_count) is needed to create the instance. When both are left out later, it keeps what it
-        has.
+      - This or O(cpu_count) is needed to create the instance. When both are left out later, it keeps what
+        it has.
       - A running instance keeps the CPU that it was started on, the first one, or has to be restarted.
     type: raw
   cpu_count:
@@ -37,11 +37,11 @@ options:
   cpu_policy:
     description:
       - Which CPUs O(cpu_count) chooses. Several policies hold together.
-      - V(cores) takes whole cores, V(node) takes all from one NUMA node, V(cache) takes CPUs whose last-level
-        cache no other kernel uses, the host included; the cache's other CPUs then stay idle. Where these do
-        not hold any more for the CPUs that an instance has, others are chosen.
-      - V(spread) takes one after the other from different nodes, caches and cores. What is there is not moved
-        for it.
+      - V(cores) takes whole cores, V(node) takes all from one NUMA node, V(cache) takes CPUs whose
+        last-level cache no other kernel uses, the host included; the cache's other CPUs then stay idle.
+        Where these do not hold any more for the CPUs that an instance has, others are chosen.
+      - V(spread) takes one after the other from different nodes, caches and cores. What is there is not
+        moved for it.
       - Without a policy, CPUs are taken as near to each other as they can be had, in cores that no other
         kernel uses if possible.
     type: list
@@ -71,7 +71,8 @@ options:
   cmdline:
     description:
       - Kernel command line.
-      - Compared with C(/proc/kimage) where the kernel has it; where not, a change of it alone goes unnoticed.
+      - Compared with C(/proc/kimage) where the kernel has it; where not, a change of it alone goes
+        unnoticed.
     type: str
   console:
     description:
@@ -106,8 +107,8 @@ options:
   restart:
     description:
       - What O(state=started) does with an instance that has run and does not any more.
-      - V(always) starts it. V(on-failure) starts it unless it ended cleanly or was stopped. V(never) lets it
-        rest.
+      - V(always) starts it. V(on-failure) starts it unless it ended cleanly or was stopped. V(never) lets
+        it rest.
       - V(on-failure) and V(never) need a kernel that tells how an instance ended.
     type: str
     choices: [always, on-failure, never]
@@ -124,27 +125,31 @@ options:
     type: bool
     default: false
   stop_timeout:
-    description: Seconds for the spawned kernel to stop, at least 60. The host's kernel itself waits up to 30
-      for it.
+    description:
+      - Seconds for the spawned kernel to stop when it is asked to. After that the task fails.
+      - The host's kernel itself waits up to 30, so that one which stops late may still do so afterwards.
     type: int
     default: 60
   wait_for:
     description:
       - Python regular expression to wait for on the console after the instance was started, such as a login
         prompt.
-      - Only output since the start counts. When nothing needed to be started, there is nothing to wait for.
+      - Only output since the start counts. When nothing needed to be started, there is nothing to wait for,
+        unless an earlier run has started the instance and waited in vain: then this one waits again.
       - On kernels that give a console to its latest reader, one that was open loses it.
     type: str
   wait:
     description:
-      - What else to wait for after the instance was started. V(agent) is kerf's agent answering, which needs
-        a kernel with vsock between host and instances; V(heartbeat) is a sign of life of the kernel, where
-        the host's kernel tells of it.
+      - What else to wait for after the instance was started. V(agent) is kerf's agent answering, which
+        needs a kernel with vsock between host and instances; V(heartbeat) is a sign of life of the kernel,
+        where the host's kernel tells of it.
     type: str
     choices: [none, agent, heartbeat]
     default: none
   timeout:
-    description: Seconds to wait for O(wait_for) and O(wait).
+    description:
+      - Seconds to wait for O(wait_for) and O(wait).
+      - The host is not locked meanwhile. Other runs may change it.
     type: int
     default: 60
 """

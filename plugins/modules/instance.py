@@ -17,8 +17,13 @@ description:
     O(state=absent) or O(allow_restart=true).
   - Everything is judged against the live machine first. When anything speaks against it, nothing is changed
     and all reasons are returned at once.
+  - In check mode, what earlier tasks of the play may have done by then is supposed and told (RV(depends)),
+    such as a pool that is still to be made or a file that is still to be copied.
   - A spawned kernel that halts, reboots or panics is found loaded but not running, and O(state=started)
     starts it anew.
+  - The task fails when an instance that it has started does not run any more at its end, unless that ended
+    cleanly (a power off) or by somebody's hand, which gives a warning. What happens later, it does not see,
+    so name what to wait for (O(wait_for), O(wait)).
 extends_documentation_fragment:
   - mkops.multikernel.attributes
   - mkops.multikernel.attributes.changes
@@ -151,6 +156,12 @@ console:
   returned: when O(wait_for) was waited for, or did not come
   type: list
   elements: str
+depends:
+  description: What is not so yet and has to be in the real run. Earlier tasks of the play may see to it.
+  returned: in check mode, when there is something
+  type: list
+  elements: str
+  sample: ["there is no pool yet: create it first with mkops.multikernel.pool"]
 reasons:
   description: Everything that speaks against the wish. Nothing was changed.
   returned: when refused

@@ -18,6 +18,8 @@ description:
     runs, where the kernels can do that; where not, it is restarted if that is allowed.
   - Everything is judged against the live machine first. When anything speaks against it, nothing is changed
     and all reasons are returned at once.
+  - In check mode, what earlier tasks of the play may have done by then is supposed and told (RV(depends)),
+    such as a pool that is still to be made or a file that is still to be copied.
 options:
   pool:
     description:
@@ -26,24 +28,33 @@ options:
     type: dict
   instances:
     description:
-      - The instances, each with the options of M(mkops.multikernel.instance), and C(profile), the name of one
-        of O(profiles).
+      - A list of instances, or a dictionary of them by name, which variables of groups and hosts can be
+        merged into with the filter P(ansible.builtin.combine#filter).
+      - The instances, each with the options of M(mkops.multikernel.instance), and C(profile), the name of
+        one of O(profiles).
       - Several with a O(ignore:wait_for) or O(ignore:wait) start together and are waited for together.
-    type: list
-    elements: dict
+    type: raw
     default: []
   defaults:
-    description: Options that all instances share unless their profile or they say otherwise.
+    description:
+      - Options that all instances share unless their profile or they say otherwise. An option is taken
+        whole from the nearest place that names it; C(null) there means that it is not said.
+      - What is shared forbids nothing. An instance that names its O(ignore:cpus) takes no
+        O(ignore:cpu_count) from here, and the other way round. What describes an image is left out for an
+        instance without O(ignore:kernel).
+      - O(ignore:force) and O(ignore:stop_timeout) also hold for instances that O(prune) removes.
     type: dict
     default: {}
   profiles:
-    description: By name, options that instances of one kind share unless they say otherwise, such as another
-      C(kernel).
+    description:
+      - By name, options that instances of one kind share unless they say otherwise, such as another
+        O(ignore:kernel).
+      - They go before O(defaults).
     type: dict
     default: {}
   prune:
-    description: Whether instances that are not declared are removed, even when they run. They are left alone
-      otherwise.
+    description: Whether instances that are not declared are removed, even when they run. They are left
+      alone otherwise.
     type: bool
     default: false
 extends_documentation_fragment:
@@ -107,8 +118,8 @@ pool:
   returned: success
   type: dict
 instances:
-  description: All instances as they are now, as M(mkops.multikernel.instance) returns them; in check mode, as
-    they are before.
+  description: All instances as they are now, as M(mkops.multikernel.instance) returns them; in check mode,
+    as they are before.
   returned: success
   type: list
   elements: dict
@@ -117,8 +128,10 @@ before:
   returned: success
   type: dict
 after:
-  description: The same after the run, or in check mode as they would be.
-  returned: success
+  description:
+    - The same after the run, as the kernel tells it then; or in check mode as they would be.
+    - When a step or the wait failed, what has become of them until then.
+  returned: success, and when a step or the wait failed
   type: dict
 steps:
   description: What was done, or in check mode would be done, in this order.
@@ -138,6 +151,12 @@ console:
     - When one did not come up, the last lines of that one.
   returned: when something was waited for
   type: raw
+depends:
+  description: What is not so yet and has to be in the real run. Earlier tasks of the play may see to it.
+  returned: in check mode, when there is something
+  type: list
+  elements: str
+  sample: ["there is no pool yet: create it first with mkops.multikernel.pool"]
 reasons:
   description: Everything that speaks against the wish. Nothing was changed.
   returned: when refused

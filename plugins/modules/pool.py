@@ -14,6 +14,8 @@ description:
     Instances (M(mkops.multikernel.instance)) are made from the pool.
   - Everything is judged against the live machine first. When anything speaks against it, nothing is changed
     and all reasons are returned at once.
+  - In check mode, what earlier tasks of the play may have done by then is supposed and told (RV(depends)),
+    such as a pool that is still to be made or a file that is still to be copied.
 options:
   state:
     description:
@@ -138,6 +140,12 @@ commands:
   type: list
   elements: str
   sample: ["/opt/mkops/kerf/bin/kerf init --cpus=2,3 --memory=1073741824@0 --devices=none"]
+depends:
+  description: What is not so yet and has to be in the real run. Earlier tasks of the play may see to it.
+  returned: in check mode, when there is something
+  type: list
+  elements: str
+  sample: ["there is no pool yet: create it first with mkops.multikernel.pool"]
 reasons:
   description: Everything that speaks against the wish. Nothing was changed.
   returned: when refused
