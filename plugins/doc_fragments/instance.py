@@ -135,7 +135,7 @@ options:
       - Python regular expression to wait for on the console after the instance was started, such as a login
         prompt.
       - Only output since the start counts. When nothing needed to be started, there is nothing to wait for,
-        unless an earlier run has started the instance and waited in vain: then this one waits again.
+        unless an earlier run has started the instance and waited in vain. Then this one waits again.
       - On kernels that give a console to its latest reader, one that was open loses it.
     type: str
   wait:

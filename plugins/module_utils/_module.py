@@ -29,17 +29,32 @@ def told(result: Result) -> dict[str, Any]:
 
 def run_guarded(module: AnsibleModule, what: str, work: Callable[[], dict[str, Any]]) -> None:
     """Exit with the result of the work, or fail with all that is known."""
+    failed: dict[str, Any] | None = None
+    result: dict[str, Any] = {}
     try:
         result = work()
     except Refused as refused:
-        module.fail_json(
-            msg=f"{what}: nothing was changed: " + "; ".join(refused.reasons),
-            reasons=list(refused.reasons),
-        )
+        msg = f"{what}: nothing was changed: " + "; ".join(refused.reasons)
+        failed = {"msg": msg, "reasons": list(refused.reasons)}
     except Failure as failure:
         message = str(failure)
         prefix = "" if message.startswith(what) else f"{what}: "
-        module.fail_json(msg=f"{prefix}{message}", **failure.details)
+        failed = {"msg": f"{prefix}{message}", **failure.details}
+    module.params = printable(module.params)  # Ansible may return them as well
+    if failed is not None:
+        module.fail_json(**printable(failed))
+    result = printable(result)
     for warning in result.pop("warnings", ()):
         module.warn(warning)
     module.exit_json(**result)
+
+
+def printable(value: Any) -> Any:
+    """The same for a result: bytes in it that are no text would end the module with a traceback."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {printable(key): printable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [printable(item) for item in value]
+    return value

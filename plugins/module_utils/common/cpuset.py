@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from .text import shown
 
 _RANGE = re.compile(r"([0-9]{1,4})(?:\s*-\s*([0-9]{1,4}))?")  # Linux ends below 9999 CPUs
+_EXAMPLES = 8  # of the same mistake
 _MANY = 100_000  # numbers in all; whoever names more has made a mistake
 
 
@@ -40,7 +41,10 @@ def parse_cpus(value: object) -> list[int]:
             reasons.append(f"range '{item}' runs backwards: write {last}-{first}")
         if sum(cpus.values()) < _MANY:
             cpus.update(range(first, last + 1))
-    reasons += [f"CPU {cpu} is listed twice" for cpu, count in sorted(cpus.items()) if count > 1]
+    twice = sorted(cpu for cpu, count in cpus.items() if count > 1)
+    reasons += [f"CPU {cpu} is listed twice" for cpu in twice[:_EXAMPLES]]
+    if len(twice) > _EXAMPLES:
+        reasons.append(f"{len(twice) - _EXAMPLES} more CPUs are listed twice")
     if reasons:
         raise ValueError(*reasons)
     return sorted(cpus)

@@ -53,6 +53,8 @@ Differs = Callable[[InstanceWish, Instance], Iterator[str]]
 
 
 def _text(value: object) -> str:
+    if isinstance(value, bool):  # what YAML makes of yes, no, on and off
+        raise ValueError(f"{shown(value)} is not a text: put quotes around what is meant")
     if isinstance(value, (str, int, float)):
         return str(value)
     raise ValueError(f"{shown(value)} is not a text")
@@ -87,7 +89,7 @@ def _path(value: object) -> str:
 def _list(value: object) -> list[Any]:
     if isinstance(value, (list, tuple)):
         return list(value)
-    if isinstance(value, (str, int, float)):
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
         return [part.strip() for part in str(value).split(",") if part.strip()]
     raise ValueError(f"{shown(value)} is not a list")
 
@@ -150,7 +152,8 @@ class Option:
             found = [_TYPES[self.elements](element) for element in found]
         for word in (found if self.elements else [found]) if self.choices else ():
             if word not in self.choices:
-                raise ValueError(f"{shown(word)} is not one of {', '.join(self.choices)}")
+                wrong = shown(word if self.elements else value)
+                raise ValueError(f"{wrong} is not one of {', '.join(self.choices)}")
         if self.options:
             given = OptionGroup(*self.options).read(found, complete=True)
             if given.reasons:

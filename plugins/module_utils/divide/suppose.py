@@ -73,7 +73,7 @@ def _without_those_in_the_way(wish: Wish, wanted: list[InstanceWish], machine: M
 
 
 def _with_cpus(wanted: list[InstanceWish], machine: Machine) -> Machine:
-    pool = machine.pool
+    pool, topology = machine.pool, machine.topology
     named = {apic for one in wanted for apic in _named(one, machine)}
     cpus = {*pool.cpus, *named}
     lent = {apic for one in machine.instances.values() for apic in one.cpus}
@@ -83,9 +83,9 @@ def _with_cpus(wanted: list[InstanceWish], machine: Machine) -> Machine:
         if one.cpus is None:
             count = one.cpu_count or (0 if current else 1)
             short += max(count - len(current.cpus if current else ()), 0)
-    if short > 0:
-        chosen = choose_pool(machine.topology, len(cpus) + short, tuple(cpus), cpus, lent)
-        cpus.update(chosen or ())
+    possible = {*cpus, *(topology.physical[cpu] for cpu in topology.online if cpu != topology.boot_cpu)}
+    count = min(len(cpus) + max(short, 0 if cpus else 1), len(possible))
+    cpus.update(choose_pool(topology, count, tuple(cpus), cpus, lent) or ())
     free = tuple(sorted(cpus - lent))
     return replace(machine, pool=replace(pool, cpus=tuple(sorted(cpus)), free_cpus=free))
 
@@ -97,9 +97,12 @@ def _with_memory(wanted: list[InstanceWish], machine: Machine) -> Machine:
         current = machine.instances.get(one.name)
         have = current.memory if current else 0
         more += max((one.memory or (0 if current else _ANY_MEMORY)) - have, 0)
-    size = -(-more // machine.granule) * machine.granule
-    if (more <= pool.free_memory and len(wanted) == 1) or size > machine.memory_available:
+    if more <= pool.free_memory and len(wanted) == 1:
         return machine
+    granules = min(-(-more // machine.granule), machine.memory_available // machine.granule)
+    if not granules:
+        return machine
+    size = granules * machine.granule
     base = max([_FAR, *(chunk.end for chunk in pool.chunks)])
     base = -(-base // machine.granule) * machine.granule
     node = min(pool.memory, default=min(machine.node_memory, default=0))

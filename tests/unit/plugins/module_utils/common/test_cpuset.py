@@ -43,6 +43,8 @@ def test_parse(value, cpus):
         ([1, [2]], ["a list is neither"]),
         (2.0, ["'2.0'"]),
         ("٣", ["'٣'"]),
+        ("0-9," * 3 + "0-99", [f"CPU {cpu} is" for cpu in range(8)] + ["2 more CPUs are listed twice"]),
+        ("0-9999," * 5000 + "1", [*(["is listed twice"] * 8), "9992 more CPUs are listed twice"]),
         ("99999", ["'99999'"]),
         ("7-4", ["backwards"]),
         ("2,2", ["CPU 2 is listed twice"]),

@@ -99,7 +99,6 @@ def test_a_specification_is_nobody_elses():
     [
         ("str", 5, "5"),
         ("str", "a", "a"),
-        ("str", True, "True"),  # as Ansible takes it, so that labels stay what they are
         ("int", 5, 5),
         ("int", " 5 ", 5),
         ("int", "-5", -5),
@@ -127,13 +126,13 @@ def test_types(type_, value, taken):
 @pytest.mark.parametrize(
     ("type_", "values", "word"),
     [
-        ("str", [{}, [], {"a": 1}], "is not a text"),
+        ("str", [{}, [], {"a": 1}, True, False], "is not a text"),
         ("int", [True, "x", 1.5, float("inf"), float("nan"), "", "+-5", "--", [], {}, "9" * 5000], "whole"),
         ("bool", ["perhaps", 2, [], {}, ""], "neither true nor false"),
-        ("list", [{}, {"a": 1}], "is not a list"),
+        ("list", [{}, {"a": 1}, True], "is not a list"),
         ("dict", ["a=b", [], 1, True], "is not a dictionary"),
         ("path", ["", "a\0b"], "no path is given"),
-        ("path", [[], {}], "is not a text"),
+        ("path", [[], {}, True], "is not a text"),
     ],
 )
 def test_no_such_type(type_, values, word):
