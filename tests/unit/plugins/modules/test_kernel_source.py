@@ -17,6 +17,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.common.parameters import PASS_VARS
 from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.build import source as ks
@@ -65,6 +66,9 @@ def run(tmp_path, capsys):
     def run(check=False, **params):
         args = {"dest": str(tmp_path / "dest"), "cache_dir": str(tmp_path / "cache"), **params}
         settings = {"_ansible_check_mode": check, "_ansible_diff": True}
+        if "inject_invocation" in PASS_VARS:
+            # Since core 2.21 a user has to ask for the parameters in the result; before, they always were.
+            settings["_ansible_inject_invocation"] = True
         with patch_module_args({**args, **settings}), pytest.raises(SystemExit):
             kernel_source.main()
         return json.loads(capsys.readouterr().out)
