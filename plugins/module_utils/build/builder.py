@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import os
 import shutil
@@ -32,8 +33,18 @@ from .sign import Signer
 from .tree import unpack
 
 FREE_BYTES = 4 << 30
+LONGEST_RELEASE = 64
 IMAGE = "arch/x86/boot/bzImage"
 NO_SPACE = ("No space left on device", "Disk quota exceeded")
+
+
+def date(timestamp: int) -> str:
+    """As date(1) writes it for UTC, in whatever language this process runs."""
+    moment = datetime.datetime.fromtimestamp(timestamp, datetime.timezone.utc)
+    day = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
+    month = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+    named = f"{day[moment.weekday()]} {month[moment.month - 1]} {moment.day:2}"
+    return f"{named} {moment:%H:%M:%S} UTC {moment.year}"
 
 
 class Stopped(BaseException):
@@ -50,7 +61,6 @@ class Builder:
     configuration: Configuration
     jobs: int
     ccache: bool
-    suite: str
     fetch: Callable[[], Path]
     progress: Progress = field(default_factory=lambda: Progress(None))
     signer: Signer | None = None
@@ -92,6 +102,7 @@ class Builder:
             environment = self._environment(tree, timestamp)
             self.progress.enter("configure", self.inputs.base)
             config = self.configuration.make(tree, environment, self._argv(), self.signer)
+            release = self._release(tree, environment)
             self.log.unlink(missing_ok=True)
             if self.signer:
                 # One that an earlier run has signed would have two signatures in the end.
@@ -102,7 +113,7 @@ class Builder:
                 objects = self._make(tree, environment, config)
                 if self.signer:
                     self._sign(tree, environment, config)
-            return self._collect(tree, config, objects, time.monotonic() - started), True
+            return self._collect(tree, config, release, objects, time.monotonic() - started), True
 
     def _tree(self) -> tuple[Path, int]:
         """The patched source, and the time that the build is dated with: that of the unpatched Makefile."""
@@ -140,13 +151,13 @@ class Builder:
             "LANG": "C",  # as rpmbuild sets it: ccache takes another language for another compilation
             "TZ": "UTC",
             "SOURCE_DATE_EPOCH": str(timestamp),
-            "KBUILD_BUILD_TIMESTAMP": time.strftime("%a %b %e %H:%M:%S UTC %Y", time.gmtime(timestamp)),
+            "KBUILD_BUILD_TIMESTAMP": date(timestamp),
             "KBUILD_BUILD_USER": "mkops",
             "KBUILD_BUILD_HOST": "build",
             "DEBFULLNAME": "mkops",
             "DEBEMAIL": "mkops@localhost",
             "KDEB_PKGVERSION": self.inputs.source.version or "1-1",
-            "KDEB_CHANGELOG_DIST": self.suite,
+            "KDEB_CHANGELOG_DIST": "unstable",  # by itself, the build asks the machine
             "LOCALVERSION": self.inputs.local_suffix(),
             "GIT_CEILING_DIRECTORIES": str(tree.parent),
             "GIT_CONFIG_NOSYSTEM": "1",  # mkspec asks git for a name
@@ -231,14 +242,39 @@ class Builder:
                     return
         raise Failure(f"{package} has no kernel image in it")
 
-    def _collect(self, tree: Path, config: Mapping[str, str], objects: int, seconds: float) -> dict[str, Any]:
+    def _release(self, tree: Path, environment: Mapping[str, str]) -> str:
+        """What uname -r will say, asked of the tree: the series and the configuration may add to it."""
+        # The first target has the configuration taken over, which the second one needs.
+        argv = self._argv("-s", "include/config/kernel.release", "kernelrelease")
+        done = must(
+            argv,
+            "ask the tree for the kernel's release",
+            causes=error_lines,
+            cwd=tree,
+            env=environment,
+            inherit=True,
+        )
+        release = done.stdout.split()[-1] if done.stdout.split() else ""
+        if not release.endswith(self.inputs.local_suffix()):
+            raise Failure(
+                f"the kernel would call itself {release!r}, without {self.inputs.local_suffix()} at the end: "
+                "the series has to leave LOCALVERSION alone, the configuration CONFIG_LOCALVERSION_AUTO off"
+            )
+        if len(release) > LONGEST_RELEASE:
+            raise Failure(
+                f"the kernel would call itself {release}, {len(release)} characters, of which a kernel takes "
+                f"{LONGEST_RELEASE}: give a shorter local_version, or CONFIG_LOCALVERSION"
+            )
+        return release
+
+    def _collect(
+        self, tree: Path, config: Mapping[str, str], release: str, objects: int, seconds: float
+    ) -> dict[str, Any]:
         """Put the results in place, all at once."""
         self.progress.enter("collect")
-        release = (tree / "include/config/kernel.release").read_text(encoding="utf-8").strip()
-        if (expected := self.inputs.release()) and release != expected:
-            raise Failure(
-                f"the kernel calls itself {release}, not {expected}: does the series set a version?"
-            )
+        built = (tree / "include/config/kernel.release").read_text(encoding="utf-8").strip()
+        if built != release:
+            raise Failure(f"the kernel calls itself {built}, and it was to be {release}: run again")
         out = self.work / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()

@@ -8,22 +8,41 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..common.command import must
 from ..common.dotconfig import parse_config
 from ..common.errors import Failure
-from ..common.files import read_text
+from ..common.files import read_text, write_file
 from . import kconfig
 from .log import error_lines
 from .sign import Signer
+from .toolchain import ASKED_BY, absent, missing_for
 from .tree import kconfig_texts, no_such_symbols
 
 TINY_BASES = ("tinyconfig", "allnoconfig")
 MAKE_BASES = (*TINY_BASES, "defconfig")
 RUNNING_BASE = "running"
+# Options that name files which the build reads, and a default that needs none of them, if there is one.
+FILES: dict[str, str | None] = {
+    "MODULE_SIG_KEY": "certs/signing_key.pem",  # made by the build
+    "SYSTEM_TRUSTED_KEYS": "",
+    "SYSTEM_REVOCATION_KEYS": "",
+    "SYSTEM_BLACKLIST_HASH_LIST": "",
+    "INITRAMFS_SOURCE": None,
+    "EXTRA_FIRMWARE": None,
+    "BOOT_CONFIG_EMBED_FILE": None,
+    "ACPI_CUSTOM_DSDT_FILE": None,
+    "UNUSED_KSYMS_WHITELIST": None,
+    "CFG80211_EXTRA_REGDB_KEYDIR": None,
+    "IPE_BOOT_POLICY": None,
+    "EFI_SBAT_FILE": None,
+}
+_SEVERAL = ("INITRAMFS_SOURCE", "EXTRA_FIRMWARE")
+_FIRMWARE = "/lib/firmware"
 
 
 def running_configs() -> tuple[Path, ...]:
@@ -47,36 +66,145 @@ class Configuration:
 
     base: str  # one of MAKE_BASES, or the digest of base_file
     base_file: Path | None
-    fragments: Sequence[Path]
     wanted: Mapping[str, kconfig.Option]
+    warn: Callable[[str], None] = lambda _text: None
+    warned: set[str] = field(default_factory=set)  # options whose loss was told
+
+    def named_files(self) -> list[Path]:
+        """The files outside of the tree that become part of the kernel, as far as they are there."""
+        config = {**self._base_options(), **{symbol: option.value for symbol, option in self.wanted.items()}}
+        found: set[Path] = set()
+        for symbol in FILES:
+            paths = [path for path in _paths(symbol, config) if path.is_absolute() and path.exists()]
+            found |= {*paths, *(listed for path in paths for listed in _listed(symbol, path))}
+        return sorted(found)
+
+    def _base_options(self) -> dict[str, str]:
+        if not self.base_file:
+            return {}
+        return parse_config(read_config(self.base_file).decode("utf-8", "surrogateescape"))
 
     def make(
         self, tree: Path, environment: Mapping[str, str], make: Sequence[str], signer: Signer | None
     ) -> dict[str, str]:
-        """Merge the fragments over the base and assert that every wanted line survived.
+        """Merge the fragments over the base, and assert that it can be built and every wanted line survived.
 
         make: the command, without a target.
         """
-        base = tree / ".mkops-base.config"
+        base, merged = tree / ".mkops-base.config", tree / ".mkops-wanted.config"
         if self.base_file:
             base.write_bytes(read_config(self.base_file))
         else:
             _must([*make, self.base], f"make {self.base}", tree, environment)
             (tree / ".config").replace(base)
+        # Written anew: the script that merges stumbles over more than our reading does.
+        write_file(merged, "".join(f"{option}\n" for option in self.wanted.values()), sync=False)
         # What nobody asked for is off over a tiny base, at its default over any other.
         rest = ["-n"] if self.base in TINY_BASES else []
-        merge = ["scripts/kconfig/merge_config.sh", *rest, base.name, *map(str, self.fragments)]
+        merge = ["scripts/kconfig/merge_config.sh", *rest, base.name, merged.name]
         _must(merge, "merge the configuration fragments", tree, {**environment, "ARCH": "x86"})
-        if signer:
-            setting = ["scripts/config", "--set-str", "MODULE_SIG_KEY", signer.module_key]
-            _must(setting, "name the key of the modules", tree, environment)
+        config = _read(tree)
+        settings = {"MODULE_SIG_KEY": signer.module_key} if signer else {}
+        settings.update(self._defaults_of_files(tree, {**config, **_quoted(settings)}, settings))
+        if settings:
+            lines = [f"CONFIG_{symbol}={value}" for symbol, value in _quoted(settings).items()]
+            named = tuple(f"CONFIG_{symbol}=" for symbol in settings)
+            kept = [line for line in read_text(tree / ".config").splitlines() if not line.startswith(named)]
+            write_file(tree / ".config", "\n".join([*kept, *lines, ""]), sync=False)
             _must([*make, "olddefconfig"], "make olddefconfig", tree, environment)
-        config = parse_config(read_text(tree / ".config"))
+            config = _read(tree)
         if lost := kconfig.lost(self.wanted, config):
             raise lost_error(tree, lost, config)
         if signer:
             check_signable(config)
+        if reasons := missing_for(config):
+            raise Failure("the kernel cannot be built:\n" + "\n".join(reasons))
+        self._warn_of_dropped(config)
         return config
+
+    def _defaults_of_files(
+        self, tree: Path, config: Mapping[str, str], ours: Mapping[str, str]
+    ) -> dict[str, str]:
+        """The options whose files are missing, with a default. Failure where they have none or are wanted."""
+        reasons, defaults = [], {}
+        for symbol, default in FILES.items():
+            missing = [str(path) for path in _paths(symbol, config) if not any(_places(tree, symbol, path))]
+            if not missing or symbol in ours or config[symbol].strip('"') == default:
+                continue
+            line = f"CONFIG_{symbol}={config[symbol]}"
+            option = self.wanted.get(symbol)
+            if option or default is None:
+                where = option.where if option else "from the base"
+                names = ", ".join(missing)
+                reasons.append(f"{line} ({where}): neither the source nor the build host has {names}")
+                continue
+            defaults[symbol] = default
+            self.warn(
+                f"{line} of the configuration that is built upon names a file that this source has not; "
+                f'it is set to "{default}". Say what it is to be in a fragment'
+            )
+        if reasons:
+            raise Failure("\n".join(["files that the configuration names are missing:", *reasons]))
+        return defaults
+
+    def _warn_of_dropped(self, config: Mapping[str, str]) -> None:
+        base = self._base_options()
+        for symbol, (tool, _package) in ASKED_BY.items():
+            dropped = base.get(symbol) == "y" and config.get(symbol) != "y" and symbol not in self.wanted
+            if dropped and symbol not in self.warned:
+                self.warn(
+                    f"the kernel will be without CONFIG_{symbol}=y of the configuration that is built upon: "
+                    f"Kconfig is not content with {tool} on the build host, or with something else it needs"
+                )
+
+    def warn_of_absent(self, toolchain: Sequence[str]) -> None:
+        """What the base has and this machine cannot build, told before anything is done."""
+        base = self._base_options()
+        for symbol, (tool, package) in ASKED_BY.items():
+            if base.get(symbol) == "y" and symbol not in self.wanted and absent(symbol, toolchain):
+                self.warned.add(symbol)
+                self.warn(
+                    f"the kernel will be without CONFIG_{symbol}=y of the configuration that is built upon: "
+                    f"there is no {tool} on the build host; install the packages: {package}"
+                )
+
+
+def _text_of(config: Mapping[str, str], symbol: str) -> str:
+    return re.sub(r"\\(.)", r"\1", config.get(symbol, '""').strip('"'))
+
+
+def _paths(symbol: str, config: Mapping[str, str]) -> list[Path]:
+    """The files that an option names, from the tree if they are not absolute."""
+    text = _text_of(config, symbol)
+    if text == "n" or (symbol == "MODULE_SIG_KEY" and text.startswith("pkcs11:")):
+        return []
+    names = text.split() if symbol in _SEVERAL else [text] if text else []
+    root = Path(_text_of(config, "EXTRA_FIRMWARE_DIR") or _FIRMWARE) if symbol == "EXTRA_FIRMWARE" else Path()
+    return [root / name for name in names]
+
+
+def _places(tree: Path, symbol: str, path: Path) -> Iterator[bool]:
+    """Whether it is there, at each place where the build looks for it."""
+    yield (tree / path).exists()
+    if symbol == "ACPI_CUSTOM_DSDT_FILE":
+        yield (tree / "include" / path).exists()
+
+
+def _listed(symbol: str, path: Path) -> list[Path]:
+    """The files that a list for an initramfs names."""
+    if symbol != "INITRAMFS_SOURCE" or not path.is_file() or ".cpio" in path.name:
+        return []
+    words = [line.split() for line in read_text(path).splitlines()]
+    files = [Path(line[2]) for line in words if line[:1] == ["file"] and len(line) > 2]
+    return [file for file in files if file.is_absolute() and file.exists()]
+
+
+def _quoted(settings: Mapping[str, str]) -> dict[str, str]:
+    return {symbol: f'"{value}"' for symbol, value in settings.items()}
+
+
+def _read(tree: Path) -> dict[str, str]:
+    return parse_config(read_text(tree / ".config"))
 
 
 def _must(argv: Sequence[str], purpose: str, tree: Path, environment: Mapping[str, str]) -> None:

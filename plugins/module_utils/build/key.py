@@ -14,7 +14,7 @@ from typing import Any
 from ..common.files import sha256
 
 # Raised when the way of building changes, so that nothing built the old way is taken for the new.
-KEY_FORMAT = 1
+KEY_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,16 @@ class Source:
 
     @property
     def kernel_version(self) -> str | None:
-        """6.12.107 for the package version 6.12.107-1."""
-        match = re.match(r"(?:\d+:)?(\d+\.\d+(?:\.\d+)?)(?:~rc\d+)?(?=[-+~]|$)", self.version or "")
-        return match[1] if match else None
+        """What the Makefile of the package version 6.12.107-1 says: 6.12.107.
+
+        6.16.0 for 6.16-1, whose Makefile has all three parts, and 6.17.0-rc3 for 6.17~rc3-1.
+        """
+        version = r"(?:\d+:)?(\d+)\.(\d+)(?:\.(\d+))?(?:~(rc\d+))?(?=[-+~]|$)"
+        match = re.match(version, self.version or "")
+        if not match:
+            return None
+        major, minor, patch, candidate = match.groups()
+        return f"{major}.{minor}.{patch or 0}{f'-{candidate}' if candidate else ''}"
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class Inputs:
     toolchain: tuple[str, ...]
     package: str = "deb"  # one of packages.FORMATS
     signer: str = ""  # SHA-256 of the certificate
+    files: tuple[tuple[str, str], ...] = ()  # (path, sha256) of what the configuration names outside the tree
 
     def key(self) -> str:
         """Same key, same kernel. Names of files are left out: only their contents and order count."""
@@ -59,6 +67,7 @@ class Inputs:
         # Named only where they are not what they always were.
         facts |= {"package": self.package} if self.package != "deb" else {}
         facts |= {"signer": self.signer} if self.signer else {}
+        facts |= {"files": [digest for _path, digest in self.files]} if self.files else {}
         return sha256(json.dumps(facts, sort_keys=True))
 
     def plain(self) -> dict[str, Any]:
@@ -71,5 +80,6 @@ class Inputs:
         return f"{self.local_version}-{self.key()[:8]}"
 
     def release(self) -> str | None:
+        """As far as it is known before there is a tree that can be asked: a series may change it."""
         version = self.source.kernel_version
         return f"{version}{self.local_suffix()}" if version else None

@@ -30,7 +30,7 @@ from .key import Inputs, Source
 from .packages import FORMATS
 from .patches import read_patch, read_series
 from .progress import Progress
-from .source import read_marker, tree_source
+from .source import content_digest, read_marker, tree_source
 from .toolchain import missing_tools, toolchain
 
 Reasons = list[str]
@@ -55,6 +55,9 @@ def builder_of(params: Mapping[str, Any], warn: Warn) -> Builder:
         raise Refused(*reasons)
 
     cache = Cache(Path(params["cache_dir"]))
+    configuration = Configuration(base, base_file, kconfig.merge(parsed), warn)
+    tools = toolchain()
+    configuration.warn_of_absent(tools)
     source, fetch = _source(params, cache, warn)
     return Builder(
         cache=cache,
@@ -64,15 +67,15 @@ def builder_of(params: Mapping[str, Any], warn: Warn) -> Builder:
             base=base,
             fragments=_named_digests(fragments),
             local_version=params["local_version"],
-            toolchain=toolchain(),
+            toolchain=tools,
             package=params["package"],
             signer=signer.fingerprint() if signer else "",
+            files=tuple((str(path), content_digest(path)) for path in configuration.named_files()),
         ),
         patches=patches,
-        configuration=Configuration(base, base_file, fragments, kconfig.merge(parsed)),
+        configuration=configuration,
         jobs=params["jobs"] or len(os.sched_getaffinity(0)),
         ccache=params["ccache"],
-        suite=params["source"]["suite"],
         fetch=fetch,
         progress=Progress(Path(params["progress_file"]) if params["progress_file"] else None),
         signer=signer,

@@ -38,7 +38,7 @@ from .patches import apply_patch, read_patch, read_series
 from .tree import unpack
 
 MARKER = ".mkops-source.json"
-FORMAT = 1  # raised when the same inputs give another tree
+FORMAT = 2  # raised when the same inputs give another tree
 Download = Callable[[str, Path], None]
 
 
@@ -87,6 +87,11 @@ def tree_digest(directory: Path) -> str:
                 content = f"file {os.access(path, os.X_OK)} {sha256_file(path)}"
             digest.update(f"{relative}\0{content}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def content_digest(path: Path) -> str:
+    """Of a file, or of all that is in a directory."""
+    return tree_digest(path) if path.is_dir() else sha256_file(path)
 
 
 @dataclass(frozen=True)

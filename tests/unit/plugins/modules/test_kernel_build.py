@@ -42,10 +42,14 @@ $(IMAGE): image.efi
 	@mkdir -p arch/x86/boot && cp image.efi $@
 vmlinux: $(OBJECTS)
 	@ld -r -o $@ -b binary Kbuild
+.PHONY: include/config/kernel.release
+include/config/kernel.release:
+	@mkdir -p include/config && echo "7.0$(LOCALVERSION)" >$@
+kernelrelease: include/config/kernel.release
+	@cat $<
 bindeb-pkg: vmlinux $(IMAGE)
 	@if [ -e package ]; then $(call wait,pack-again); fi
-	@rm -rf package && mkdir -p package/DEBIAN package/boot include/config
-	@echo "7.0$(LOCALVERSION)" >include/config/kernel.release
+	@rm -rf package && mkdir -p package/DEBIAN package/boot
 	@printf '%s\\n' "Package: linux-image-toy" "Version: 1" "Architecture: amd64" "Maintainer: m <m@m>" \\
 		"Description: x" >package/DEBIAN/control
 	@cp {packed} package/boot/vmlinuz-7.0
@@ -55,7 +59,6 @@ FILES = {
     "Kbuild": "# toy",
     "image.c": 'int _start(void) { return 0; } char text[600] = "toy";',
     "scripts/kconfig/merge_config.sh": '#!/bin/sh\nshift; cat "$@" >.config\n',
-    "scripts/config": "#!/bin/sh\n",
     "scripts/package/mkdebian": "",
 }
 SECONDS = 60

@@ -10,12 +10,13 @@ import hashlib
 import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.mkops.multikernel.plugins.module_utils.build.builder import Builder, Stopped
+from ansible_collections.mkops.multikernel.plugins.module_utils.build.builder import Builder, Stopped, date
 from ansible_collections.mkops.multikernel.plugins.module_utils.build.configuration import Configuration
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure
 
@@ -26,10 +27,9 @@ def build(cache, inputs):
         cache=cache,
         inputs=inputs,
         patches=(),
-        configuration=Configuration("tinyconfig", None, (), {}),
+        configuration=Configuration("tinyconfig", None, {}),
         jobs=2,
         ccache=True,
-        suite="trixie",
         fetch=lambda: pytest.fail("nothing is to be fetched"),
     )
 
@@ -127,7 +127,7 @@ def test_results_are_put_in_place(build, cache, tree):
     (build.work / f"linux-image-{release}_6.12.107-1_amd64.deb").write_text("deb")
     shutil.copy("/bin/true", tree / "vmlinux")
 
-    manifest = build._collect(tree, {"A": "y"}, 7, 1.23)
+    manifest = build._collect(tree, {"A": "y"}, release, 7, 1.23)
 
     assert manifest == cache.manifest(build.key)
     assert manifest["release"] == release
@@ -140,9 +140,45 @@ def test_results_are_put_in_place(build, cache, tree):
     assert not build.work.exists()
 
 
-def test_release_other_than_expected_is_refused(build, tree):
+MAKEFILE = """\
+include/config/kernel.release:
+	@mkdir -p include/config && echo "{release}" >$@
+kernelrelease: include/config/kernel.release
+	@cat $<
+"""
+
+
+def test_the_release_is_what_the_tree_says(build, tree):
+    (tree / "Makefile").write_text(MAKEFILE.format(release="6.12.107-rt5-cfg$(LOCALVERSION)"))
+    release = build._release(tree, build._environment(tree, 0))
+    assert release == f"6.12.107-rt5-cfg{build.inputs.local_suffix()}" != build.inputs.release()
+
+
+@pytest.mark.parametrize(
+    ("release", "reason"),
+    [
+        ("6.12.107", r"call itself '6\.12\.107', without -mkops-"),
+        ("6.12.107$(LOCALVERSION)+", "without -mkops-"),
+        ("", "call itself '', without"),
+        ("6.12.107-" + 45 * "x" + "$(LOCALVERSION)", "64: give a shorter local_version"),
+    ],
+)
+def test_a_release_that_cannot_be_is_refused_before_anything_is_compiled(build, tree, release, reason):
+    (tree / "Makefile").write_text(MAKEFILE.format(release=release))
+    with pytest.raises(Failure, match=reason):
+        build._release(tree, build._environment(tree, 0))
+
+
+def test_a_release_that_changes_meanwhile_is_refused(build, tree):
     build.work.mkdir(parents=True)
     (tree / "include/config").mkdir(parents=True)
     (tree / "include/config/kernel.release").write_text("6.12.107\n")
-    with pytest.raises(Failure, match=r"calls itself 6\.12\.107, not 6\.12\.107-mkops-"):
-        build._collect(tree, {}, 1, 0)
+    with pytest.raises(Failure, match=r"calls itself 6\.12\.107, and it was to be 6\.12\.108"):
+        build._collect(tree, {}, "6.12.108", 1, 0)
+
+
+@pytest.mark.parametrize("timestamp", [0, 86400, 951782400, 1700000000, 4102444799])
+def test_the_date_of_a_build_is_in_no_language(timestamp):
+    argv = ["date", "-u", "-d", f"@{timestamp}", "+%a %b %e %H:%M:%S UTC %Y"]
+    said = subprocess.run(argv, check=True, capture_output=True, text=True, env={"LC_ALL": "C"}).stdout
+    assert date(timestamp) == said.strip()

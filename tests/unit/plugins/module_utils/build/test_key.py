@@ -21,7 +21,7 @@ def test_key_is_stable(inputs):
             json.dumps(
                 {
                     "base": "tinyconfig",
-                    "format": 1,
+                    "format": 2,
                     "fragments": ["33", "44"],
                     "local_version": "-mkops",
                     "series": ["11", "22"],
@@ -45,6 +45,8 @@ def test_key_is_stable(inputs):
         {"fragments": (("lab.config", "99"), ("multikernel.config", "44"))},
         {"local_version": "-mine"},
         {"toolchain": ("gcc 14.2.1", "as 2.44", "ld 2.44")},
+        {"toolchain": ("gcc 14.2.0", "as 2.44", "ld 2.44", "pahole: none")},
+        {"files": (("/etc/keys/ours.pem", "55"),)},
     ],
     ids=str,
 )
@@ -74,7 +76,11 @@ def test_what_is_always_so_is_not_in_the_key(inputs):
     [
         ("6.12.107-1", "6.12.107"),
         ("6.12.107-1~bpo12+1", "6.12.107"),
-        ("1:6.1-2", "6.1"),
+        ("1:6.1-2", "6.1.0"),
+        ("6.16-1~exp1", "6.16.0"),
+        ("6.17~rc3-1~exp1", "6.17.0-rc3"),
+        ("6.18-1~bpo13+1", "6.18.0"),
+        ("7.0~rc1+next-1", "7.0.0-rc1"),
         ("6.12.107", "6.12.107"),
         ("garbage", None),
         (None, None),
