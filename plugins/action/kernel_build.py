@@ -15,11 +15,15 @@ import shlex
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleFileNotFound
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+
+from ansible_collections.mkops.multikernel.plugins.module_utils.build.patches import SERIES, read_series
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Refused
 
 MODULE = "mkops.multikernel.kernel_build"
 NAMED_BASES = ("tinyconfig", "allnoconfig", "defconfig", "running")
@@ -49,6 +53,14 @@ def describe(progress: dict) -> str:
     return " ".join(word for word in words if word)
 
 
+def _above(path: str, top: str) -> list[str]:
+    """The folders that a file lies in, below one that holds them all."""
+    folders = []
+    while len(path := os.path.dirname(path)) > len(top):
+        folders.append(path)
+    return folders
+
+
 class ActionModule(ActionBase):
     _supports_check_mode = True
     _supports_async = False
@@ -68,7 +80,9 @@ class ActionModule(ActionBase):
         # Of this run alone: another one may be building, or waiting for, the same kernel.
         folder = os.path.join(os.path.dirname(planned["directory"]), ".work")
         args["progress_file"] = os.path.join(folder, f"progress-{secrets.token_hex(8)}.json")
-        self._say(f"{planned['release'] or planned['key'][:8]} is not built yet")
+        name = planned["release"] or planned["key"][:8]
+        old = ", ".join(planned.get("removed", ()))
+        self._say(f"{name} is built; removes {old}" if "vmlinux" in planned else f"{name} is not built yet")
         with self._signals_as_exceptions():
             with self._task_as(async_val=LIMIT_SECONDS):
                 job = self._execute_module(
@@ -102,33 +116,59 @@ class ActionModule(ActionBase):
                 f"not found on the controller: {', '.join(missing)}. Give paths that exist, absolute or "
                 "relative to the playbook or role; for files on the build host set remote_src"
             )
-        sent = {place: self._sent(path) for place, path in found.items()}
+        sent = {
+            place: self._sent_series(path) if place[0] == "series" else self._sent(path)
+            for place, path in found.items()
+        }
         if config:
             args["config"] = [sent["config", index] for index in range(len(config))]
         return args | {name: path for (name, _index), path in sent.items() if name != "config"}
 
     def _sent(self, path: str) -> str:
-        """The path on the build host of a file or directory of the controller."""
-        if self._connection.transport == "local":
+        """The path on the build host of a file of the controller."""
+        if self._is_local():
             return os.path.abspath(path)
+        folder, name = self._folder(), os.path.basename(path)
+        self._transferred(folder, {name: path})
+        return self._connection._shell.join_path(folder, name)
+
+    def _sent_series(self, path: str) -> str:
+        """The path on the build host of a series: its listing and patches, in whatever folders below it."""
+        if self._is_local():
+            return os.path.abspath(path)
+        if not os.path.isdir(path):
+            raise AnsibleActionFail(f"series {path} is no directory")
+        try:
+            patches = read_series(Path(path))
+        except Refused as refused:
+            raise AnsibleActionFail("\n".join(refused.reasons)) from refused
+        listing = Path(path, SERIES)
+        folder, top = self._folder(), os.path.basename(path.rstrip("/"))
+        files = [*([listing] if listing.exists() else []), *patches]
+        self._transferred(folder, {os.path.join(top, file.relative_to(path)): str(file) for file in files})
+        return self._connection._shell.join_path(folder, top)
+
+    def _is_local(self) -> bool:
+        return self._connection.transport == "local"
+
+    def _folder(self) -> str:
+        """A new one on the build host, for the time of the task."""
         if self._connection._shell.tmpdir is None:
             self._make_tmp_path()
-        join = self._connection._shell.join_path
-        folder = join(self._connection._shell.tmpdir, f"input-{next(self._uploads)}")
-        target = join(folder, os.path.basename(path.rstrip("/")))
-        if not os.path.isdir(path):
-            self._low_level_execute_command(f"mkdir {shlex.quote(folder)}")
-            self._transfer_file(path, target)
-            self._fixup_perms2([folder, target], execute=True)
-            return target
-        self._low_level_execute_command(f"mkdir -p {shlex.quote(target)}")
-        sent = [folder, target]
-        for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
-            if entry.is_file():
-                self._transfer_file(entry.path, join(target, entry.name))
-                sent.append(join(target, entry.name))
-        self._fixup_perms2(sent, execute=True)
-        return target
+        return self._connection._shell.join_path(
+            self._connection._shell.tmpdir, f"input-{next(self._uploads)}"
+        )
+
+    def _transferred(self, folder: str, names: dict[str, str]) -> None:
+        """Send files of the controller to names in a folder, with the folders that they lie in."""
+        sent = {self._connection._shell.join_path(folder, name): path for name, path in names.items()}
+        parents = sorted({folder, *(parent for name in sent for parent in _above(name, folder))})
+        made = self._low_level_execute_command(f"mkdir -p {' '.join(map(shlex.quote, parents))}")
+        if made.get("rc"):
+            raise AnsibleActionFail(f"cannot make {folder} on {self._host}: {made.get('stderr', '').strip()}")
+        for name, path in sent.items():
+            self._transfer_file(path, name)
+        self._fixup_perms2([*parents, *sent], execute=True)
 
     def _follow(self, job: str, path: str, task_vars: dict | None) -> dict:
         seen, changed_at, said_at, stage = "", time.monotonic(), float("-inf"), ""

@@ -129,6 +129,15 @@ options:
     type: bool
     default: false
     version_added: 0.2.0
+  keep:
+    description:
+      - How many kernels stay in O(cache_dir), this one included. Removed are those that no run has asked for
+        for the longest time.
+      - Never removed are this kernel, one that is being built, and the one that the build host runs.
+      - Give at least the number of kernels that your plays build. V(0) keeps all of them.
+    type: int
+    default: 0
+    version_added: 0.2.0
   cache_dir:
     description: Directory on the build host that keeps sources, compiler cache and results.
     type: path
@@ -249,6 +258,12 @@ lost:
   type: list
   elements: str
   returned: when options were lost
+removed:
+  description: The releases of kernels that were removed from the cache, or would be in check mode.
+  type: list
+  elements: str
+  returned: when O(keep) is not 0
+  sample: [6.12.105-mkops-9f8e7d6c]
 duration:
   description: Seconds that this run took.
   type: float
@@ -267,6 +282,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.mkops.multikernel.plugins.module_utils.build.address import secrets_of
 from ansible_collections.mkops.multikernel.plugins.module_utils.build.builder import Builder, Stopped
 from ansible_collections.mkops.multikernel.plugins.module_utils.build.debian import (
     KEYRING,
@@ -277,6 +293,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.build.order impo
 from ansible_collections.mkops.multikernel.plugins.module_utils.build.packages import FORMATS
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import STOP_SIGNALS
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure, Refused
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.files import text_of
 
 ARGUMENT_SPEC = {
     "source": {
@@ -309,6 +326,7 @@ ARGUMENT_SPEC = {
         },
     },
     "keep_tree": {"type": "bool", "default": False},
+    "keep": {"type": "int", "default": 0},
     "cache_dir": {"type": "path", "default": "~/.cache/mkops"},
     "lists_valid_seconds": {"type": "int", "default": LISTS_VALID_SECONDS},
     "progress_file": {"type": "path"},
@@ -339,14 +357,18 @@ def side(manifest: dict | None) -> str:
 def paths(builder: Builder, manifest: dict) -> dict:
     directory = builder.cache.kernels / builder.key
     tree = directory / "build"
+
+    def path_of(name: str) -> str:
+        return text_of(directory / name)
+
     return {
-        "debs": [str(directory / name) for name in manifest["debs"]],
-        "packages": [str(directory / name) for name in manifest.get("packages", manifest["debs"])],
-        **({"build_tree": str(tree)} if tree.is_dir() else {}),
-        "vmlinux": str(directory / "vmlinux"),
-        "config": str(directory / "config"),
-        "manifest": str(directory / "manifest.json"),
-        "log": str(directory / "build.log"),
+        "debs": [path_of(name) for name in manifest["debs"]],
+        "packages": [path_of(name) for name in manifest.get("packages", manifest["debs"])],
+        **({"build_tree": text_of(tree)} if tree.is_dir() else {}),
+        "vmlinux": path_of("vmlinux"),
+        "config": path_of("config"),
+        "manifest": path_of("manifest.json"),
+        "log": path_of("build.log"),
         "build_seconds": manifest["seconds"],
     }
 
@@ -359,6 +381,8 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     started = time.monotonic()
     os.umask(0o022)
+    # Ansible then hides them wherever it shows parameters.
+    module.no_log_values.update(secrets_of([module.params["source"]["mirror"]]))
     for signum in STOP_SIGNALS:
         signal.signal(signum, stop)
     try:
@@ -366,10 +390,11 @@ def main() -> None:
         result = {
             "key": builder.key,
             "release": builder.inputs.release() or "",
-            "directory": str(builder.cache.kernels / builder.key),
+            "directory": text_of(builder.cache.kernels / builder.key),
         }
         manifest = builder.cache.manifest(builder.key)
-        made = manifest is None
+        made = changed = manifest is None
+        builder.cache.note_use(builder.key)
         if made:
             if module._diff:
                 wished = {"key": builder.key, "release": result["release"], "inputs": builder.inputs.plain()}
@@ -380,7 +405,10 @@ def main() -> None:
                     "after": side(wished),
                 }
             if not module.check_mode:
-                manifest, made = builder.build()
+                manifest, changed = builder.build()
+        if module.params["keep"]:
+            result["removed"] = builder.cache.prune(module.params["keep"], builder.key, module.check_mode)
+            changed = changed or bool(result["removed"])
         if manifest:
             result |= paths(builder, manifest) | {"release": manifest["release"]}
     except Refused as refused:
@@ -388,13 +416,13 @@ def main() -> None:
     except Failure as error:
         module.fail_json(msg=str(error), **error.details)
     except OSError as error:
+        place = os.fsdecode(error.filename or module.params["cache_dir"])
         module.fail_json(
-            msg=f"{error.filename or module.params['cache_dir']}: {error.strerror}; once that is mended, "
-            "the next run continues the build"
+            msg=f"{place}: {error.strerror}; once that is mended, the next run continues the build"
         )
     except Stopped as signalled:
         module.fail_json(msg=f"stopped by {signalled}; the next run continues the build")
-    module.exit_json(changed=made, duration=round(time.monotonic() - started, 2), **result)
+    module.exit_json(changed=changed, duration=round(time.monotonic() - started, 2), **result)
 
 
 if __name__ == "__main__":

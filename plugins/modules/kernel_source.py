@@ -205,13 +205,16 @@ import os
 import re
 import shutil
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import open_url
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.build import source as ks
-from ansible_collections.mkops.multikernel.plugins.module_utils.build.address import is_remote, masked
+from ansible_collections.mkops.multikernel.plugins.module_utils.build.address import (
+    is_remote,
+    masked,
+    secrets_of,
+)
 from ansible_collections.mkops.multikernel.plugins.module_utils.build.debian import (
     KEYRING,
     LISTS_VALID_SECONDS,
@@ -279,12 +282,11 @@ def download(address: str, path: Path) -> None:
         raise Failure(f"cannot fetch {masked(address)}: {masked(str(error))}") from None
 
 
-def passwords(params: dict) -> set[str]:
-    """Those in addresses."""
-    archive, git = params["archive"] or {}, params["git"] or {}
-    addresses = [git.get("url"), archive.get("src"), archive.get("signature")]
-    addresses += [patch["src"] for patch in params["patches"]]
-    return set(filter(None, (urlsplit(address).password for address in addresses if address)))
+def addresses(params: dict) -> list[str | None]:
+    """All that may have a secret in them."""
+    archive, git, debian = (params[name] or {} for name in ("archive", "git", "debian"))
+    named = [git.get("url"), archive.get("src"), archive.get("signature"), debian.get("mirror")]
+    return [*named, *(patch["src"] for patch in params["patches"])]
 
 
 def problems_of(params: dict) -> list[str]:
@@ -385,7 +387,7 @@ def main() -> None:
     )
     os.umask(0o022)
     # Ansible then hides them wherever it shows parameters.
-    module.no_log_values.update(passwords(module.params))
+    module.no_log_values.update(secrets_of(addresses(module.params)))
     try:
         tree = plan(module)
         wished = {

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.command import detach
-from ..common.files import sha256_file
+from ..common.files import remove, sha256_file
 from ..common.lock import locked
 
 TRASH = "trash-"
@@ -68,6 +68,54 @@ class Cache:
         except (IndexError, ValueError):
             return None
         return newest
+
+    def prune(self, keep: int, key: str, check: bool = False) -> list[str]:
+        """Remove what nobody has asked for the longest, so that so many kernels stay; returns their releases.
+
+        Never the one with this key, one that somebody builds or waits for, or the one that this machine runs.
+        check: only say which.
+        """
+        found = [path.parent for path in self.kernels.glob("*/manifest.json") if path.parent.name != key]
+        others = sorted(found, key=lambda directory: directory.stat().st_mtime)
+        removed = []
+        for directory in others[: max(0, len(others) + 1 - keep)]:
+            try:
+                release = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["release"]
+            except (OSError, ValueError, KeyError, TypeError):
+                release = directory.name
+            if release == os.uname().release or (check and self._is_used(directory.name)):
+                continue
+            if not check and not self._remove(directory):
+                continue
+            removed.append(str(release))
+        return removed
+
+    def note_use(self, key: str) -> None:
+        """A kernel is asked for; the time of its directory tells when it was the last time."""
+        with contextlib.suppress(OSError):  # it is not there, or belongs to somebody else
+            os.utime(self.kernels / key)
+
+    def _is_used(self, key: str) -> bool:
+        path = self.work(key, ".lock")
+        if not path.exists():
+            return False
+        try:
+            with locked(path, timeout=0):
+                return False
+        except BlockingIOError:
+            return True
+
+    def _remove(self, directory: Path) -> bool:
+        """Remove a kernel, unless somebody builds it."""
+        key = directory.name
+        self.work(key).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(self.work(key, ".lock"), timeout=0):
+                discard(directory.rename(self.work(f"{TRASH}{key}-{os.getpid()}")))
+                remove(self.work(key, ".log"))
+        except BlockingIOError:
+            return False
+        return True
 
     @contextlib.contextmanager
     def lock(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:

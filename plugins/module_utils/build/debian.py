@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ from pathlib import Path
 
 from ..common.command import must, run
 from ..common.errors import Failure
-from ..common.files import sha256, sha256_file, write_file
+from ..common.files import read_text, sha256, sha256_file, text_of, write_file
+from .address import masked, without_secrets
 from .key import Source
-from .log import error_lines
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 SUITE = "trixie"
@@ -40,15 +41,61 @@ def deb_version(filename: str) -> str:
 
 
 def machine_mirror() -> str:
-    """The Debian mirror that this machine's own package sources name."""
-    argv = ["apt-get", "indextargets", "--no-release-info", "--format=$(REPO_URI)", "Created-By: Packages"]
-    done = must(argv, "find the Debian mirror of this machine")
-    for uri in done.stdout.split():
-        if uri.rstrip("/").endswith("/debian"):
+    """The Debian mirror that this machine's own package sources name: the one whose Release file says Debian.
+
+    An address proves nothing: anybody's repository may end in /debian.
+    """
+    targets = ["apt-get", "indextargets", "Created-By: Packages"]
+    purpose = "find the Debian mirror of this machine"
+    known = must([*targets, "--format=$(REPO_URI)", *_DEBIAN], purpose).stdout.split()
+    if known:
+        return known[0].rstrip("/")
+    # Their package lists were never fetched, or were thrown away, as in images of containers.
+    listed = must([*targets, "--no-release-info", "--format=$(REPO_URI) $(RELEASE)"], purpose).stdout
+    places = [line.split()[:2] for line in dict.fromkeys(listed.splitlines()) if len(line.split()) > 1]
+    for uri, suite in places:
+        if _is_debian(uri, suite):
             return uri.rstrip("/")
+    asked = ", ".join(dict.fromkeys(masked(uri) for uri, _suite in places)) or "none"
     raise Failure(
-        "no mirror was given, and the package sources of this machine name no Debian mirror", cmd=argv
+        "no mirror was given, and no package source of this machine is a Debian mirror "
+        f"(Origin: Debian in its Release file); asked: {asked}. Give a mirror, or run apt-get update"
     )
+
+
+_DEBIAN = ("Origin: Debian", "Label: Debian")  # security updates and backports have other labels
+
+
+def _is_debian(uri: str, suite: str) -> bool:
+    """Ask an archive itself, through apt, which knows the machine's proxies and passwords."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in ("InRelease", "Release"):
+            path = Path(scratch, name)
+            run([_HELPER, "download-file", f"{uri.rstrip('/')}/dists/{suite}/{name}", path], timeout=60)
+            if path.exists():
+                return set(_DEBIAN) <= set(read_text(path).splitlines())
+    return False
+
+
+_HELPER = "/usr/lib/apt/apt-helper"
+
+
+_PURPOSES = {
+    "update": "fetch the package lists of",
+    "--print-uris": "find the package in",
+    "download": "fetch the package from",
+}
+
+
+def _apt_errors(said: str) -> list[str]:
+    """apt's errors, and its warnings where it has no other."""
+    lines = [line for line in said.splitlines() if line.startswith(("E:", "W:"))]
+    return [line for line in lines if line.startswith("E:")][:3] or lines[:3] or said.splitlines()[-3:]
+
+
+def _holds(path: Path, text: str) -> bool:
+    """Whether a file has this text, and nobody else can read it: an address may have a password."""
+    return path.exists() and read_text(path) == text and not path.stat().st_mode & 0o077
 
 
 @dataclass(frozen=True)
@@ -71,8 +118,8 @@ class Archive:
             (state / part).mkdir(parents=True, exist_ok=True)
         sources = state / "sources.list"
         entry = f"deb [signed-by={self.keyring}] {self.mirror} {self.suite} main\n"
-        if not sources.exists() or sources.read_text(encoding="utf-8") != entry:
-            write_file(sources, entry)
+        if not _holds(sources, entry):
+            write_file(sources, entry, 0o600)
         options = {
             "Dir::Etc::sourcelist": sources,
             "Dir::Etc::sourceparts": state / "parts",
@@ -85,15 +132,15 @@ class Archive:
             "Acquire::Languages": "none",
             "APT::Sandbox::User": "root",
         }
-        argv = ["apt-get", "-q", *(f"-o{name}={value}" for name, value in options.items()), *args]
-        done = run(argv, cwd=cwd)
-        if done.rc:
-            raise Failure(
-                f"apt-get {args[0]} failed for {self.mirror} {self.suite}: "
-                + " ".join(error_lines(done.stderr or done.stdout, 3)),
-                done.details(),
-            )
-        return done.stdout
+        words = [
+            f"-o{name}={text_of(value) if isinstance(value, Path) else value}"
+            for name, value in options.items()
+        ]
+        purpose = f"{_PURPOSES[args[0]]} {self.mirror} {self.suite}"
+        try:
+            return must(["apt-get", "-q", *words, *args], purpose, causes=_apt_errors, cwd=cwd).stdout
+        except Failure as error:
+            raise without_secrets(error) from None
 
     def refresh(self, warn: Callable[[str], None], valid_seconds: int) -> None:
         """Fetch the package lists if they are old; old lists serve when the mirror is away."""
@@ -127,7 +174,7 @@ class Archive:
             name, digest = parse_uri_line(self.apt("--print-uris", "download", wanted))
         except (Failure, ValueError) as error:
             raise Failure(
-                f"no source package {wanted} in {self.mirror} {self.suite}: {error}. "
+                f"no source package {wanted} in {masked(self.mirror)} {self.suite}: {error}. "
                 "Give a package and version that the suite has (apt-cache policy), or source.path"
             ) from None
         source = Source(name, digest, deb_version(name))

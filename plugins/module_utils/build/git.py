@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from ..common.command import must, run
 from ..common.errors import Failure
-from ..common.files import sha256
+from ..common.files import native, read_text, sha256, text_of, write_file
 from .address import masked
 from .openpgp import split_tag, verify_signature
 
@@ -23,6 +25,36 @@ ENVIRONMENT = {
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_ALLOW_PROTOCOL": "https:http:ssh:git:file",
 }
+
+
+def local_directories(url: str) -> list[str]:
+    """The directories that git may find a repository of this host in, for an address of one."""
+    if url.startswith("file://"):
+        path = unquote(url[len("file://") :]).removeprefix("localhost")
+    elif "://" not in url and ":" not in url.partition("/")[0]:
+        path = url
+    else:
+        return []
+    found = []
+    for directory in dict.fromkeys([native(path).absolute(), native(path).resolve()]):
+        for one in (directory, directory / ".git", directory.with_name(f"{directory.name}.git")):
+            if one.exists():
+                found.append(text_of(one))
+            if one.is_file() and (linked := re.match(r"gitdir: (.+)", read_text(one))):
+                found.append(text_of((directory / native(linked[1].strip())).resolve()))  # of a work tree
+    return list(dict.fromkeys(found))
+
+
+def _errors(said: str) -> list[str]:
+    """What git calls errors, before its advice."""
+    lines = said.strip().splitlines()
+    return [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))][:3] or lines[-3:]
+
+
+def _quoted(text: str) -> str:
+    """For git's configuration."""
+    escaped = text.replace("\\", r"\\").replace('"', r"\"")
+    return f'"{escaped}"'
 
 
 @dataclass
@@ -36,12 +68,30 @@ class Git:
     def path(self) -> Path:
         return self.root / f"git-{sha256(self.url)[:16]}"
 
-    def git(self, purpose: str, *args: str, repository: bool = True) -> str:
-        where = ["-C", str(self.path)] if repository else []
+    def git(self, purpose: str, *args: str | Path, repository: bool = True) -> str:
+        where: list[str | Path] = ["-C", self.path] if repository else []
         try:
-            return must(["git", *where, *args], purpose, env={**os.environ, **ENVIRONMENT}).stdout
+            return must(["git", *where, *args], purpose, causes=_errors, env=self._environment()).stdout
         except Failure as error:
-            raise Failure(masked(str(error))) from None  # no command line: it has the address
+            remedy = ""
+            if "dubious ownership" in str(error.details.get("stderr")):
+                remedy = (
+                    ". What belongs to another user is not used: run the task as its owner (become_user), "
+                    "or have it belong to the user that the task runs as"
+                )
+            raise Failure(masked(str(error)) + remedy) from None  # no command line: it has the address
+
+    def _environment(self) -> dict[str, str]:
+        """Without the host's configuration; a repository on this host that was named may be anybody's."""
+        own = {}
+        if directories := local_directories(self.url):
+            self.root.mkdir(parents=True, exist_ok=True)
+            config = self.root / f"{self.path.name}.config"
+            lines = ["[safe]", *(f"\tdirectory = {_quoted(directory)}" for directory in directories), ""]
+            # Of the command line and its environment nothing reaches the program that reads the repository.
+            write_file(config, "\n".join(lines), sync=False)
+            own = {"GIT_CONFIG_GLOBAL": str(config)}
+        return {**os.environ, **ENVIRONMENT, **own}
 
     def tag_commit(self, tag: str) -> tuple[str, str]:
         """(the tag's object, its commit), as the address has them now."""
@@ -56,7 +106,7 @@ class Git:
     def fetch(self, ref: str, commit: str) -> None:
         if not self.path.exists():
             self.root.mkdir(parents=True, exist_ok=True)
-            self.git(f"make {self.path}", "init", "-q", "--bare", "--", str(self.path), repository=False)
+            self.git(f"make {self.path}", "init", "-q", "--bare", "--", self.path, repository=False)
         if self.has(commit) and not ref.startswith("refs/"):
             return
         purpose = f"fetch {ref} from {masked(self.url)}"
@@ -72,7 +122,7 @@ class Git:
 
     def has(self, commit: str) -> bool:
         argv = ["git", "-C", self.path, "cat-file", "-e", f"{commit}^{{commit}}"]
-        return not run(argv, env={**os.environ, **ENVIRONMENT}).rc
+        return not run(argv, env=self._environment()).rc
 
     def verify_tag(self, tag: str, tag_object: str, keyring: Path, scratch: Path) -> None:
         what = f"tag {tag} of {masked(self.url)}"
@@ -93,7 +143,7 @@ class Git:
     def place(self, commit: str, directory: Path) -> Path:
         tree, packed = directory / "linux", directory / "linux.tar"
         tree.mkdir()
-        self.git(f"export {commit}", "archive", f"--output={packed}", commit)
+        self.git(f"export {commit}", "archive", f"--output={text_of(packed)}", commit)
         must(["tar", "-xf", packed, "-C", tree], f"unpack {commit}")
         packed.unlink()
         return tree

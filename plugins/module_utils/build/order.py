@@ -104,6 +104,8 @@ def _value_reasons(params: Mapping[str, Any]) -> Reasons:
         )
     if params["jobs"] < 0:
         reasons.append(f"jobs is {params['jobs']}; give a number of compilers, or 0 for one per CPU")
+    if params["keep"] < 0:
+        reasons.append(f"keep is {params['keep']}; give a number of kernels, or 0 to keep all of them")
     return reasons
 
 

@@ -28,7 +28,7 @@ from ..common.command import must
 from ..common.errors import Failure
 from ..common.files import sha256, sha256_file, write_file
 from ..common.lock import locked
-from .address import is_remote, masked
+from .address import file_name, is_remote, masked
 from .cache import TRASH, discard
 from .debian import Archive
 from .git import Git
@@ -113,7 +113,7 @@ class Fetcher:
     def get(self, what: str, src: str, checksum: str | None) -> Path:
         """The file; for an address the copy in the cache, which is kept by its checksum if there is one."""
         if is_remote(src):
-            name = src.rstrip("/").rpartition("/")[2].partition("?")[0] or "file"
+            name = file_name(src)
             kept = digits(checksum) if checksum else sha256(src)
             path = self.sources / f"{kept[:16]}-{name}"
             if not (checksum and path.exists()):
@@ -228,7 +228,7 @@ def git_origin(git: Git, tag: str | None, commit: str | None, keyring: Path | No
 def expand(src: str, checksum: str | None, fetcher: Fetcher) -> list[Patch]:
     """The files of one entry: a directory's series, or one file. What has an address is not fetched yet."""
     if is_remote(src):
-        name = masked(src).rstrip("/").rpartition("/")[2]
+        name = file_name(src)
         return [Patch(name, digits(checksum), lambda: fetcher.get(f"patch {masked(src)}", src, checksum))]
     paths = read_series(Path(src)) if Path(src).is_dir() else [Path(src)]
     if checksum:

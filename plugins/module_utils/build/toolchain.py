@@ -56,9 +56,9 @@ def missing_tools(more: Mapping[str, str]) -> list[str]:
 def toolchain() -> tuple[str, ...]:
     """What Kconfig finds out about programs, by their own words: a line for each that it probes.
 
-    On x86 with gcc these are the compiler and its headers for plugins, the assembler and linker (whose
-    package has nm, ar and objcopy, too), pahole, and rustc with bindgen and its libclang. Whether one is there
-    at all counts: options come and go with it. clang and lld are not asked: nothing here compiles with them.
+    On x86 with gcc these are the compiler and its headers for plugins, the assembler and linker (nm, ar
+    and objcopy come with them), pahole, and rustc with bindgen and its libclang. It counts whether one is
+    there at all: options come and go with it. clang and lld are not asked: nothing here compiles with them.
     """
     lines = [must([tool, "--version"], f"ask {tool} for its version").stdout for tool in ("gcc", "as", "ld")]
     plugins = Path(_said(["gcc", "-print-file-name=plugin"])[0], "include/plugin-version.h").is_file()

@@ -72,11 +72,7 @@ def run(
     words = tuple(map(str, argv))
     text = stdin if isinstance(stdin, str) else None
     process = subprocess.Popen(
-        # Text is UTF-8 whatever the locale is; a Path has the bytes of a name in the locale's way.
-        [
-            os.fsencode(word) if isinstance(word, Path) else word.encode("utf-8", "surrogateescape")
-            for word in argv
-        ],
+        _encoded(argv),
         cwd=cwd,
         env=environment() if env is None else dict(env),
         stdin=subprocess.PIPE if text is not None else subprocess.DEVNULL if stdin is None else stdin,
@@ -96,6 +92,14 @@ def run(
         _stop(process, kill)
         raise
     return Done(words, process.returncode, stdout, stderr)
+
+
+def _encoded(argv: Sequence[str | Path]) -> list[bytes]:
+    """Text is UTF-8 whatever the locale is; a Path has the bytes of a name in the locale's way."""
+    return [
+        os.fsencode(word) if isinstance(word, Path) else word.encode("utf-8", "surrogateescape")
+        for word in argv
+    ]
 
 
 def _stop(process: subprocess.Popen[str], kill: bool) -> tuple[str, str]:
@@ -178,7 +182,7 @@ def _group(argv: Sequence[str | Path], **options: Any) -> Iterator[subprocess.Po
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, **options}
     try:
         with subprocess.Popen(
-            tuple(map(str, argv)),
+            _encoded(argv),
             start_new_session=True,
             preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, mask),  # noqa: PLW1509
             **options,
@@ -206,6 +210,4 @@ def _end_group(process: subprocess.Popen[Any]) -> None:
 def detach(argv: Sequence[str | Path]) -> None:
     """Start a program that nobody waits for, and that outlives this process."""
     nothing = subprocess.DEVNULL
-    subprocess.Popen(
-        tuple(map(str, argv)), stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
-    )
+    subprocess.Popen(_encoded(argv), stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)

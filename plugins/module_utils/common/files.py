@@ -73,6 +73,11 @@ def native(text: str) -> Path:
     return Path(os.fsdecode(text.encode("utf-8", "surrogateescape")))
 
 
+def text_of(path: Path) -> str:
+    """The reverse: a path as a user would write it, for messages, results and arguments of programs."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a file in hexadecimal digits. Raises OSError."""
     digest = hashlib.sha256()

@@ -64,7 +64,12 @@ def make_action(tmp_path, monkeypatch):
             return str(path)
 
         monkeypatch.setattr(plugin, "_find_needle", find)
-        monkeypatch.setattr(plugin, "_low_level_execute_command", plugin.done.append)
+
+        def execute(command):
+            plugin.done.append(command)
+            return {"rc": 1, "stderr": "no space\n"} if "/full" in command else {"rc": 0}
+
+        monkeypatch.setattr(plugin, "_low_level_execute_command", execute)
         monkeypatch.setattr(
             plugin, "_transfer_file", lambda local, remote: plugin.done.append((local, remote))
         )
@@ -97,11 +102,43 @@ def test_files_are_sent_to_a_remote_build_host(make_action, tmp_path):
         "config_base": "defconfig",
     }
     assert plugin.done == [
-        "mkdir /remote/tmp/input-0",
+        "mkdir -p /remote/tmp/input-0",
         (str(tmp_path / "a.config"), "/remote/tmp/input-0/a.config"),
-        "mkdir -p /remote/tmp/input-1/series",
+        "mkdir -p /remote/tmp/input-1 /remote/tmp/input-1/series",
         (str(tmp_path / "series/0001-x.patch"), "/remote/tmp/input-1/series/0001-x.patch"),
     ]
+
+
+def test_a_series_is_sent_with_its_folders(make_action, tmp_path):
+    """And without whatever else lies there."""
+    for name in ("net/tcp/a.patch", "mm/b.patch", "ä/c.patch", "unused.patch", "README"):
+        (tmp_path / "series" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "series" / name).touch()
+    (tmp_path / "series/series").write_text("net/tcp/a.patch -p1\nmm/b.patch # x\nä/c.patch\n0001-x.patch\n")
+    plugin = make_action("ssh", series="series/")
+    plugin._host = "builder"
+    assert plugin._arguments()["series"] == "/remote/tmp/input-0/series"
+    top = "/remote/tmp/input-0"
+    assert plugin.done[0] == (
+        f"mkdir -p {top} {top}/series {top}/series/mm {top}/series/net {top}/series/net/tcp '{top}/series/ä'"
+    )
+    sent = [remote.removeprefix(f"{top}/series/") for _local, remote in plugin.done[1:]]
+    assert sent == ["series", "net/tcp/a.patch", "mm/b.patch", "ä/c.patch", "0001-x.patch"]
+    assert [local for local, _remote in plugin.done[1:]] == [f"{tmp_path}/series/{name}" for name in sent]
+
+
+def test_a_series_that_cannot_be_sent(make_action, tmp_path):
+    (tmp_path / "series/series").write_text("../a.config\n")
+    with pytest.raises(AnsibleActionFail, match="lies outside of the series"):
+        make_action("ssh", series="series")._arguments()
+    with pytest.raises(AnsibleActionFail, match=r"series .*a\.config is no directory"):
+        make_action("ssh", series="a.config")._arguments()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/a.patch").touch()
+    plugin = make_action("ssh", series="full")
+    plugin._host = "builder"
+    with pytest.raises(AnsibleActionFail, match="cannot make /remote/tmp/input-0 on builder: no space"):
+        plugin._arguments()
 
 
 def test_remote_src_sends_nothing(make_action):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
@@ -63,3 +64,67 @@ def test_abandoned_trees_are_dropped_but_not_those_in_use(cache):
     while (left := sorted(path.name for path in cache.work("x").parent.glob("*/"))) != ["mine", "used"]:
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
+
+
+# --- pruning ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def four(cache, finished):
+    """Kernels that were asked for one after the other."""
+    for age, key in enumerate(("newest", "newer", "older", "oldest")):
+        directory = finished(key)
+        manifest = json.loads((directory / "manifest.json").read_text())
+        (directory / "manifest.json").write_text(json.dumps({**manifest, "release": f"6.12-{key}"}))
+        os.utime(directory, (1000 - age, 1000 - age))
+    return cache
+
+
+def kept(cache):
+    return sorted(path.parent.name for path in cache.kernels.glob("*/manifest.json"))
+
+
+@pytest.mark.parametrize(
+    ("keep", "key", "removed"),
+    [
+        (4, "newest", []),
+        (2, "newest", ["oldest", "older"]),
+        (1, "newest", ["oldest", "older", "newer"]),
+        (1, "oldest", ["older", "newer", "newest"]),
+        (2, "to be built", ["oldest", "older", "newer"]),
+        (9, "newest", []),
+    ],
+)
+def test_what_was_asked_for_longest_ago_is_removed(four, keep, key, removed):
+    before = kept(four)
+    wished = [f"6.12-{name}" for name in removed]
+    assert four.prune(keep, key, check=True) == wished
+    assert kept(four) == before
+    assert four.prune(keep, key) == wished
+    assert kept(four) == sorted(set(before) - set(removed))
+    assert four.prune(keep, key) == []
+
+
+def test_a_kernel_that_is_asked_for_again_stays(four):
+    four.note_use("oldest")
+    four.note_use("gone")
+    assert four.prune(2, "newest") == ["6.12-older", "6.12-newer"]
+    assert kept(four) == ["newest", "oldest"]
+
+
+def test_what_is_in_use_is_not_removed(four, monkeypatch):
+    uname = os.uname()
+    running = os.uname_result((uname[0], uname[1], "6.12-older", uname[3], uname[4]))
+    monkeypatch.setattr(os, "uname", lambda: running)
+    with four.lock("oldest", lambda: None):
+        assert four.prune(1, "newest", check=True) == four.prune(1, "newest") == ["6.12-newer"]
+    assert kept(four) == ["newest", "older", "oldest"]
+
+
+def test_a_damaged_kernel_is_removed_as_any_other(four):
+    (four.kernels / "oldest/manifest.json").write_text("{")
+    os.utime(four.kernels / "oldest", (1, 1))
+    four.work("oldest", ".log").parent.mkdir(parents=True, exist_ok=True)
+    four.work("oldest", ".log").touch()
+    assert four.prune(3, "newest") == ["oldest"]
+    assert not four.work("oldest", ".log").exists()

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import email.utils
 import functools
 import hashlib
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -23,25 +25,83 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.build.key import
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import Done
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure
 
+PACKAGES = "Package: x\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b>\nDescription: x\nFilename: x.deb\n"
+PACKAGES += f"Size: 1\nSHA256: {'0' * 64}\n"
 
-@pytest.mark.parametrize(
-    ("listed", "mirror"),
-    [
-        ("http://other/apt/\nhttp://m/debian/\nhttp://n/debian-security/\n", "http://m/debian"),
-        ("http://n/debian-security/\n", None),
-        ("", None),
-    ],
-)
-def test_mirror_of_the_machine(listed, mirror, tmp_path, monkeypatch):
-    fake = tmp_path / "apt-get"
-    fake.write_text(f"#!/bin/sh\nprintf '%s' '{listed}'\n")
-    fake.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    if mirror:
-        assert machine_mirror() == mirror
-    else:
-        with pytest.raises(Failure, match="no mirror"):
-            machine_mirror()
+
+def repository(directory: Path, origin: str, label: str) -> str:
+    """A repository that apt takes, with one package; returns its address."""
+    suite = directory / "dists/trixie"
+    listing = suite / "main/binary-amd64/Packages"
+    listing.parent.mkdir(parents=True)
+    listing.write_text(PACKAGES)
+    digest = hashlib.sha256(PACKAGES.encode()).hexdigest()
+    date = email.utils.formatdate(usegmt=True)
+    (suite / "Release").write_text(
+        f"Origin: {origin}\nLabel: {label}\nSuite: stable\nCodename: trixie\nDate: {date}\n"
+        "Architectures: amd64\nComponents: main\n"
+        f"SHA256:\n {digest} {len(PACKAGES)} main/binary-amd64/Packages\n"
+    )
+    return f"file:{directory}"
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """The package sources of a machine of its own, for the real apt; returns what sets and fetches them."""
+    apt = tmp_path / "apt"
+    for part in ("lists/partial", "cache/archives/partial", "parts"):
+        (apt / part).mkdir(parents=True)
+    settings = [
+        f'Dir::Etc::SourceList "{apt}/sources.list";', f'Dir::Etc::SourceParts "{apt}/parts";',
+        f'Dir::State::Lists "{apt}/lists";', f'Dir::Cache "{apt}/cache";',
+        'APT::Architecture "amd64";', 'APT::Sandbox::User "root";',
+    ]  # fmt: skip
+    (apt / "apt.conf").write_text("\n".join(settings))
+    monkeypatch.setenv("APT_CONFIG", str(apt / "apt.conf"))
+
+    def have(*addresses: str, update: bool = True) -> None:
+        lines = [f"deb [trusted=yes] {address} trixie main\n" for address in addresses]
+        (apt / "sources.list").write_text("".join(lines))
+        if update:
+            subprocess.run(["apt-get", "-q", "update"], check=True, capture_output=True)
+
+    return have
+
+
+@pytest.mark.parametrize("update", [True, False], ids=["lists", "no lists"])
+def test_the_mirror_of_a_machine_says_that_it_is_debian(machine, tmp_path, update):
+    other = repository(tmp_path / "stable/debian", "example", "example")
+    security = repository(tmp_path / "debian-security", "Debian", "Debian-Security")
+    backports = repository(tmp_path / "more/debian", "Debian Backports", "Debian Backports")
+    debian_itself = repository(tmp_path / "anything", "Debian", "Debian")
+    machine(other, security, backports, debian_itself, update=update)
+    assert machine_mirror() == debian_itself
+    machine(debian_itself, other, update=update)
+    assert machine_mirror() == debian_itself
+
+
+@pytest.mark.parametrize("update", [True, False], ids=["lists", "no lists"])
+def test_a_machine_without_a_debian_mirror(machine, tmp_path, update):
+    other = repository(tmp_path / "stable/debian", "example", "example")
+    machine(other, "http://alice:secret@127.0.0.1:9/debian", update=update)
+    with pytest.raises(
+        Failure, match=r"no mirror was given.*asked: file:.*stable/debian/, http://\*\*\*@127"
+    ) as error:
+        machine_mirror()
+    assert "secret" not in f"{error.value}{error.value.details}"
+
+
+def test_a_password_of_a_mirror_is_nowhere_to_be_read(tmp_path):
+    archive = Archive(tmp_path, "http://alice:secret@127.0.0.1:9/debian", "trixie", "/keys.gpg")
+    sources = archive._state / "sources.list"
+    sources.parent.mkdir()
+    sources.write_text("deb [signed-by=/keys.gpg] http://alice:secret@127.0.0.1:9/debian trixie main\n")
+    sources.chmod(0o644)
+    with pytest.raises(Failure, match=r"cannot fetch the package lists of http://\*\*\*@127") as caught:
+        archive.refresh(pytest.fail, 60)
+    assert "secret" not in f"{caught.value}{caught.value.details}"
+    readable = [path for path in tmp_path.rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
+    assert [(path, path.stat().st_mode & 0o777) for path in readable] == [(sources, 0o600)]
 
 
 def test_uri_line_of_apt():
@@ -105,11 +165,11 @@ def test_archive_refuses_a_changed_package(tmp_path):
 def test_archive_uses_no_configuration_of_the_machine(tmp_path, monkeypatch):
     called = []
 
-    def fake(argv, **_kwargs):
+    def fake(argv, *_args, **_kwargs):
         called.append(argv)
         return Done(tuple(argv), 0)
 
-    monkeypatch.setattr(debian, "run", fake)
+    monkeypatch.setattr(debian, "must", fake)
     Archive(tmp_path, "http://m/debian", "trixie", "/keys.gpg").apt("update")
     options = dict(arg[2:].split("=", 1) for arg in called[0] if arg.startswith("-o"))
     for name in (
