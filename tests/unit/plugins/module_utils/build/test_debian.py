@@ -68,16 +68,28 @@ def machine(tmp_path, monkeypatch):
     return have
 
 
+SCRIPT = Path(__file__).parents[5] / "roles/lab/files/debian-mirror"
+
+
+def by_script() -> str:
+    """As the role lab and what installs the build's tools ask."""
+    done = subprocess.run([SCRIPT], check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise Failure(done.stderr)
+    return done.stdout.strip().rstrip("/")
+
+
+@pytest.mark.parametrize("mirror", [machine_mirror, by_script])
 @pytest.mark.parametrize("update", [True, False], ids=["lists", "no lists"])
-def test_the_mirror_of_a_machine_says_that_it_is_debian(machine, tmp_path, update):
+def test_the_mirror_of_a_machine_says_that_it_is_debian(machine, tmp_path, update, mirror):
     other = repository(tmp_path / "stable/debian", "example", "example")
     security = repository(tmp_path / "debian-security", "Debian", "Debian-Security")
     backports = repository(tmp_path / "more/debian", "Debian Backports", "Debian Backports")
     debian_itself = repository(tmp_path / "anything", "Debian", "Debian")
     machine(other, security, backports, debian_itself, update=update)
-    assert machine_mirror() == debian_itself
+    assert mirror() == debian_itself
     machine(debian_itself, other, update=update)
-    assert machine_mirror() == debian_itself
+    assert mirror() == debian_itself
 
 
 @pytest.mark.parametrize("update", [True, False], ids=["lists", "no lists"])
@@ -89,6 +101,12 @@ def test_a_machine_without_a_debian_mirror(machine, tmp_path, update):
     ) as error:
         machine_mirror()
     assert "secret" not in f"{error.value}{error.value.details}"
+
+
+def test_a_machine_without_a_debian_mirror_by_script(machine, tmp_path):
+    machine(repository(tmp_path / "stable/debian", "example", "example"))
+    with pytest.raises(Failure, match="none of this machine's package sources is a Debian mirror"):
+        by_script()
 
 
 def test_a_password_of_a_mirror_is_nowhere_to_be_read(tmp_path):
