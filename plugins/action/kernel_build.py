@@ -53,6 +53,14 @@ def describe(progress: dict) -> str:
     return " ".join(word for word in words if word)
 
 
+def announced(planned: dict) -> str:
+    """What is about to be done."""
+    name = planned["release"] or planned["key"][:8]
+    if "vmlinux" in planned:
+        return f"{name} is built; removes {', '.join(planned['removed'])} from the cache"
+    return f"{name} is not built yet"
+
+
 def _above(path: str, top: str) -> list[str]:
     """The folders that a file lies in, below one that holds them all."""
     folders = []
@@ -80,9 +88,7 @@ class ActionModule(ActionBase):
         # Of this run alone: another one may be building, or waiting for, the same kernel.
         folder = os.path.join(os.path.dirname(planned["directory"]), ".work")
         args["progress_file"] = os.path.join(folder, f"progress-{secrets.token_hex(8)}.json")
-        name = planned["release"] or planned["key"][:8]
-        old = ", ".join(planned.get("removed", ()))
-        self._say(f"{name} is built; removes {old}" if "vmlinux" in planned else f"{name} is not built yet")
+        self._say(announced(planned))
         with self._signals_as_exceptions():
             with self._task_as(async_val=LIMIT_SECONDS):
                 job = self._execute_module(

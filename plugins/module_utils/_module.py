@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -52,6 +53,9 @@ def run_guarded(module: AnsibleModule, what: str, work: Callable[[], dict[str, A
 def printable(value: Any) -> Any:
     """The same for a result: bytes in it that are no text would end the module with a traceback."""
     if isinstance(value, str):
+        # Where a host's locale is not UTF-8, the name of a file comes in bytes that together are a text.
+        with contextlib.suppress(UnicodeEncodeError):
+            return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):
         return {printable(key): printable(item) for key, item in value.items()}

@@ -282,6 +282,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.mkops.multikernel.plugins.module_utils._module import printable
 from ansible_collections.mkops.multikernel.plugins.module_utils.build.address import secrets_of
 from ansible_collections.mkops.multikernel.plugins.module_utils.build.builder import Builder, Stopped
 from ansible_collections.mkops.multikernel.plugins.module_utils.build.debian import (
@@ -385,44 +386,51 @@ def main() -> None:
     module.no_log_values.update(secrets_of([module.params["source"]["mirror"]]))
     for signum in STOP_SIGNALS:
         signal.signal(signum, stop)
+    ended: dict = {}
     try:
-        builder = builder_of(module.params, module.warn)
-        result = {
-            "key": builder.key,
-            "release": builder.inputs.release() or "",
-            "directory": text_of(builder.cache.kernels / builder.key),
-        }
-        manifest = builder.cache.manifest(builder.key)
-        made = changed = manifest is None
-        builder.cache.note_use(builder.key)
-        if made:
-            if module._diff:
-                wished = {"key": builder.key, "release": result["release"], "inputs": builder.inputs.plain()}
-                result["diff"] = {
-                    "before_header": "newest kernel in the cache",
-                    "before": side(builder.cache.latest()),
-                    "after_header": "kernel to build",
-                    "after": side(wished),
-                }
-            if not module.check_mode:
-                manifest, changed = builder.build()
-        if module.params["keep"]:
-            result["removed"] = builder.cache.prune(module.params["keep"], builder.key, module.check_mode)
-            changed = changed or bool(result["removed"])
-        if manifest:
-            result |= paths(builder, manifest) | {"release": manifest["release"]}
+        result = work(module)
     except Refused as refused:
-        module.fail_json(msg="\n".join(["nothing was built:", *refused.reasons]), problems=refused.reasons)
+        ended = {"msg": "\n".join(["nothing was built:", *refused.reasons]), "problems": [*refused.reasons]}
     except Failure as error:
-        module.fail_json(msg=str(error), **error.details)
+        ended = {"msg": str(error), **error.details}
     except OSError as error:
         place = os.fsdecode(error.filename or module.params["cache_dir"])
-        module.fail_json(
-            msg=f"{place}: {error.strerror}; once that is mended, the next run continues the build"
-        )
+        ended = {"msg": f"{place}: {error.strerror}; once that is mended, the next run continues the build"}
     except Stopped as signalled:
-        module.fail_json(msg=f"stopped by {signalled}; the next run continues the build")
-    module.exit_json(changed=changed, duration=round(time.monotonic() - started, 2), **result)
+        ended = {"msg": f"stopped by {signalled}; the next run continues the build"}
+    module.params = printable(module.params)  # Ansible may return them as well
+    if ended:
+        module.fail_json(**printable(ended))
+    module.exit_json(**printable({**result, "duration": round(time.monotonic() - started, 2)}))
+
+
+def work(module: AnsibleModule) -> dict:
+    """Build the kernel, unless it is there, or in check mode find out what would be built."""
+    builder = builder_of(module.params, module.warn)
+    cache, key, keep = builder.cache, builder.key, module.params["keep"]
+    result = {
+        "key": key,
+        "release": builder.inputs.release() or "",
+        "directory": text_of(cache.kernels / key),
+    }
+    manifest = cache.manifest(key)
+    made = manifest is None
+    cache.note_use(key)
+    if made and module._diff:
+        wished = {"key": key, "release": result["release"], "inputs": builder.inputs.plain()}
+        result["diff"] = {
+            "before_header": "newest kernel in the cache",
+            "before": side(cache.latest()),
+            "after_header": "kernel to build",
+            "after": side(wished),
+        }
+    if made and not module.check_mode:
+        manifest, made = builder.build()
+    if keep:
+        result["removed"] = cache.prune(keep, key, module.check_mode)
+    if manifest:
+        result |= paths(builder, manifest) | {"release": manifest["release"]}
+    return {"changed": made or bool(result.get("removed")), **result}
 
 
 if __name__ == "__main__":

@@ -209,6 +209,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import open_url
 
+from ansible_collections.mkops.multikernel.plugins.module_utils._module import printable
 from ansible_collections.mkops.multikernel.plugins.module_utils.build import source as ks
 from ansible_collections.mkops.multikernel.plugins.module_utils.build.address import (
     is_remote,
@@ -224,6 +225,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.build.debian imp
 )
 from ansible_collections.mkops.multikernel.plugins.module_utils.build.git import Git
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure, Refused
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.files import native, text_of
 
 ARGUMENT_SPEC = {
     "dest": {"type": "path", "required": True},
@@ -297,7 +299,7 @@ def problems_of(params: dict) -> list[str]:
     problems = [f"{tool} is not installed" for tool in missing]
 
     def need_file(what: str, path: str | None) -> None:
-        if path and not is_remote(path) and not Path(path).is_file():
+        if path and not is_remote(path) and not native(path).is_file():
             problems.append(f"{what} {path} is no file")
 
     if git := params["git"]:
@@ -317,9 +319,9 @@ def problems_of(params: dict) -> list[str]:
             problems.append(
                 f"archive {masked(archive['src'])}: what is fetched needs a checksum or a signature"
             )
-    if (debian := params["debian"]) and not Path(debian["keyring"]).is_file():
+    if (debian := params["debian"]) and not native(debian["keyring"]).is_file():
         problems.append(f"debian: keyring {debian['keyring']} is no file; install debian-archive-keyring")
-    if params["directory"] and not Path(params["directory"]).is_dir():
+    if params["directory"] and not native(params["directory"]).is_dir():
         problems.append(f"directory {params['directory']} is none")
     for patch in params["patches"]:
         what = f"patch {masked(patch['src'])}"
@@ -327,9 +329,9 @@ def problems_of(params: dict) -> list[str]:
         if is_remote(patch["src"]):
             if not patch["checksum"]:
                 problems.append(f"{what}: what is fetched needs a checksum")
-        elif not Path(patch["src"]).exists():
+        elif not native(patch["src"]).exists():
             problems.append(f"{what} does not exist")
-        elif Path(patch["src"]).is_dir() and patch["checksum"]:
+        elif native(patch["src"]).is_dir() and patch["checksum"]:
             problems.append(f"{what} is a directory, which has no checksum")
     return problems
 
@@ -342,19 +344,19 @@ def origin_of(params: dict, fetcher: ks.Fetcher, warn) -> ks.Origin:
             archive, debian["package"], debian["version"], warn, params["lists_valid_seconds"]
         )
     if git := params["git"]:
-        keyring = Path(git["keyring"]) if git["keyring"] else None
+        keyring = native(git["keyring"]) if git["keyring"] else None
         return ks.git_origin(Git(fetcher.sources, git["url"]), git["tag"], git["commit"], keyring)
     if archive := params["archive"]:
-        keyring = Path(archive["keyring"]) if archive["keyring"] else None
+        keyring = native(archive["keyring"]) if archive["keyring"] else None
         return ks.archive_origin(fetcher, archive["src"], archive["checksum"], archive["signature"], keyring)
-    return ks.directory_origin(Path(params["directory"]))
+    return ks.directory_origin(native(params["directory"]))
 
 
 def plan(module: AnsibleModule) -> ks.Tree:
     """The tree that is to be. Raises Refused with every reason."""
     params = module.params
     problems = problems_of(params)
-    fetcher = ks.Fetcher(Path(params["cache_dir"]) / "sources", download)
+    fetcher = ks.Fetcher(native(params["cache_dir"]) / "sources", download)
     patches: list[ks.Patch] = []
     if not problems:
         for one in params["patches"]:
@@ -366,7 +368,7 @@ def plan(module: AnsibleModule) -> ks.Tree:
                 problems.append(str(error))
     if problems:
         raise Refused(*problems)
-    tree = ks.Tree(Path(params["dest"]).absolute(), origin_of(params, fetcher, module.warn), patches)
+    tree = ks.Tree(native(params["dest"]).absolute(), origin_of(params, fetcher, module.warn), patches)
     if reasons := tree.reasons():
         raise Refused(*reasons)
     return tree
@@ -388,29 +390,40 @@ def main() -> None:
     os.umask(0o022)
     # Ansible then hides them wherever it shows parameters.
     module.no_log_values.update(secrets_of(addresses(module.params)))
+    ended: dict = {}
     try:
-        tree = plan(module)
-        wished = {
-            "digest": tree.digest,
-            "origin": tree.origin.text,
-            "patches": [one.name for one in tree.patches],
-        }
-        marker = tree.marker()
-        made = not tree.is_there()
-        result = {"path": str(tree.dest), **wished}
-        if module._diff:
-            result["diff"] = {"before": view(marker), "after": wished}
-        if made and not module.check_mode:
-            marker = tree.make()
-        if not made or not module.check_mode:
-            result["version"] = marker["version"]
+        result = work(module)
     except Refused as refused:
-        module.fail_json(msg="; ".join(["nothing was made", *refused.reasons]), problems=refused.reasons)
+        ended = {"msg": "; ".join(["nothing was made", *refused.reasons]), "problems": [*refused.reasons]}
     except Failure as error:
-        module.fail_json(msg=str(error), **error.details)
+        ended = {"msg": str(error), **error.details}
     except OSError as error:
-        module.fail_json(msg=f"{error.filename or module.params['dest']}: {error.strerror}")
-    module.exit_json(changed=made, **result)
+        place = os.fsdecode(error.filename or module.params["dest"])
+        ended = {"msg": f"{place}: {error.strerror}"}
+    module.params = printable(module.params)  # Ansible may return them as well
+    if ended:
+        module.fail_json(**printable(ended))
+    module.exit_json(**printable(result))
+
+
+def work(module: AnsibleModule) -> dict:
+    """Make the tree, or in check mode find out what it would be made of."""
+    tree = plan(module)
+    wished = {
+        "digest": tree.digest,
+        "origin": tree.origin.text,
+        "patches": [one.name for one in tree.patches],
+    }
+    marker = tree.marker()
+    made = not tree.is_there()
+    result = {"changed": made, "path": text_of(tree.dest), **wished}
+    if module._diff:
+        result["diff"] = {"before": view(marker), "after": wished}
+    if made and not module.check_mode:
+        marker = tree.make()
+    if not made or not module.check_mode:
+        result["version"] = marker["version"]
+    return result
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 from ..common.command import bytes_of, must, stream
 from ..common.dotconfig import enabled
 from ..common.errors import Failure
-from ..common.files import read_text, sha256_file, write_file
+from ..common.files import read_text, sha256_file, text_of, write_file
 from .cache import Cache, discard
 from .configuration import Configuration
 from .key import Inputs
@@ -207,7 +207,7 @@ class Builder:
                 ),
                 cmd=argv,
                 rc=code,
-                log=str(self.log),
+                log=text_of(self.log),
             )
         return counted.objects
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from ..common.command import must
 from ..common.dotconfig import parse_config
 from ..common.errors import Failure
-from ..common.files import read_text, write_file
+from ..common.files import native, read_text, text_of, write_file
 from . import kconfig
 from .log import error_lines
 from .sign import Signer
@@ -128,7 +128,9 @@ class Configuration:
         """The options whose files are missing, with a default. Failure where they have none or are wanted."""
         reasons, defaults = [], {}
         for symbol, default in FILES.items():
-            missing = [str(path) for path in _paths(symbol, config) if not any(_places(tree, symbol, path))]
+            missing = [
+                text_of(path) for path in _paths(symbol, config) if not any(_places(tree, symbol, path))
+            ]
             if not missing or symbol in ours or config[symbol].strip('"') == default:
                 continue
             line = f"CONFIG_{symbol}={config[symbol]}"
@@ -179,8 +181,10 @@ def _paths(symbol: str, config: Mapping[str, str]) -> list[Path]:
     if text == "n" or (symbol == "MODULE_SIG_KEY" and text.startswith("pkcs11:")):
         return []
     names = text.split() if symbol in _SEVERAL else [text] if text else []
-    root = Path(_text_of(config, "EXTRA_FIRMWARE_DIR") or _FIRMWARE) if symbol == "EXTRA_FIRMWARE" else Path()
-    return [root / name for name in names]
+    root = (
+        native(_text_of(config, "EXTRA_FIRMWARE_DIR") or _FIRMWARE) if symbol == "EXTRA_FIRMWARE" else Path()
+    )
+    return [root / native(name) for name in names]
 
 
 def _places(tree: Path, symbol: str, path: Path) -> Iterator[bool]:
@@ -195,7 +199,7 @@ def _listed(symbol: str, path: Path) -> list[Path]:
     if symbol != "INITRAMFS_SOURCE" or not path.is_file() or ".cpio" in path.name:
         return []
     words = [line.split() for line in read_text(path).splitlines()]
-    files = [Path(line[2]) for line in words if line[:1] == ["file"] and len(line) > 2]
+    files = [native(line[2]) for line in words if line[:1] == ["file"] and len(line) > 2]
     return [file for file in files if file.is_absolute() and file.exists()]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import Refused
-from ..common.files import read_text, sha256, sha256_file
+from ..common.files import native, read_text, sha256, sha256_file, text_of
 from . import kconfig, sign
 from .builder import Builder
 from .cache import Cache
@@ -43,18 +43,20 @@ def builder_of(params: Mapping[str, Any], warn: Warn) -> Builder:
     Raises Refused with every reason why they cannot be, Failure where a source cannot be found out.
     """
     reasons: Reasons = []
-    signer = params["sign"] and sign.Signer(Path(params["sign"]["key"]), Path(params["sign"]["certificate"]))
+    signer = params["sign"] and sign.Signer(
+        native(params["sign"]["key"]), native(params["sign"]["certificate"])
+    )
     reasons += _tool_reasons(params, signer)
     reasons += _value_reasons(params)
     base, base_file = _base(params["config_base"], reasons)
-    fragments = [Path(path) for path in params["config"]]
+    fragments = [native(path) for path in params["config"]]
     parsed = _parsed(fragments, reasons)
     patches = _patches(params["series"], reasons)
     reasons += _source_reasons(params["source"])
     if reasons:
         raise Refused(*reasons)
 
-    cache = Cache(Path(params["cache_dir"]))
+    cache = Cache(native(params["cache_dir"]))
     configuration = Configuration(base, base_file, kconfig.merge(parsed), warn)
     tools = toolchain()
     configuration.warn_of_absent(tools)
@@ -70,14 +72,14 @@ def builder_of(params: Mapping[str, Any], warn: Warn) -> Builder:
             toolchain=tools,
             package=params["package"],
             signer=signer.fingerprint() if signer else "",
-            files=tuple((str(path), content_digest(path)) for path in configuration.named_files()),
+            files=tuple((text_of(path), content_digest(path)) for path in configuration.named_files()),
         ),
         patches=patches,
         configuration=configuration,
         jobs=params["jobs"] or len(os.sched_getaffinity(0)),
         ccache=params["ccache"],
         fetch=fetch,
-        progress=Progress(Path(params["progress_file"]) if params["progress_file"] else None),
+        progress=Progress(native(params["progress_file"]) if params["progress_file"] else None),
         signer=signer,
         keep_tree=params["keep_tree"],
     )
@@ -113,7 +115,7 @@ def _base(base: str, reasons: Reasons) -> tuple[str, Path | None]:
     """How the key names the base, and its file if it has one."""
     if base in MAKE_BASES:
         return base, None
-    path = running_config() if base == RUNNING_BASE else Path(base)
+    path = running_config() if base == RUNNING_BASE else native(base)
     if path is None:
         reasons.append(
             f"config_base running: there is neither {' nor '.join(map(str, running_configs()))} "
@@ -145,11 +147,11 @@ def _parsed(fragments: Sequence[Path], reasons: Reasons) -> list[list[kconfig.Op
 def _patches(series: str | None, reasons: Reasons) -> list[Path]:
     if not series:
         return []
-    if not Path(series).is_dir():
+    if not native(series).is_dir():
         reasons.append(f"series {series} is no directory")
         return []
     try:
-        paths = read_series(Path(series))
+        paths = read_series(native(series))
     except Refused as refused:
         reasons += refused.reasons
         return []
@@ -165,10 +167,10 @@ def _patches(series: str | None, reasons: Reasons) -> list[Path]:
 
 def _source_reasons(source: Mapping[str, Any]) -> Reasons:
     if not source["path"]:
-        if Path(source["keyring"]).is_file():
+        if native(source["keyring"]).is_file():
             return []
         return [f"source.keyring {source['keyring']} is no file; install debian-archive-keyring"]
-    path = Path(source["path"])
+    path = native(source["path"])
     if path.is_dir():
         if read_marker(path):
             return []
@@ -183,7 +185,7 @@ def _source(params: Mapping[str, Any], cache: Cache, warn: Warn) -> tuple[Source
     """The source, and how it gets here."""
     wish = params["source"]
     if wish["path"]:
-        path = Path(wish["path"])
+        path = native(wish["path"])
         return tree_source(path) if path.is_dir() else local_source(path, wish["checksum"]), lambda: path
     mirror = wish["mirror"] or machine_mirror()
     archive = Archive(cache.root / "sources", mirror, wish["suite"], wish["keyring"])

@@ -21,7 +21,7 @@ from pathlib import Path, PurePath
 
 from ..common.command import run
 from ..common.errors import Failure, Refused
-from ..common.files import read_text
+from ..common.files import native, read_text, text_of
 
 SERIES = "series"
 # What is done anyway: one leading part of the names in a patch is taken off.
@@ -48,6 +48,7 @@ def read_series(directory: Path) -> list[Path]:
             words.append(word)
         if not words:
             continue
+        path = directory / native(words[0])
         name, options = words[0], [word for word in words[1:] if word not in _STRIP_ONE]
         where = f"{listing}:{number}: {shown(name)}"
         if options:
@@ -58,9 +59,9 @@ def read_series(directory: Path) -> list[Path]:
             )
         if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
             reasons.append(f"{where} lies outside of the series: put the patch below {directory}")
-        elif not (directory / name).is_file():
+        elif not path.is_file():
             missing.append(shown(name))
-        paths.append(directory / name)
+        paths.append(path)
     if missing:
         reasons.append(f"{listing} lists patches that do not exist: {', '.join(missing)}")
     if reasons:
@@ -278,7 +279,7 @@ def apply_patch(tree: Path, path: Path, name: str) -> None:
             done = run(["patch", "-p1", *strict], cwd=tree, stdin=file, inherit=True)
         if done.rc:
             raise Failure(
-                patch_error(change.name, done.stdout + done.stderr), done.details(), patch=str(path)
+                patch_error(change.name, done.stdout + done.stderr), done.details(), patch=text_of(path)
             )
 
 

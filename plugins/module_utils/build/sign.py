@@ -41,8 +41,8 @@ class Signer:
             found.append(f"sign.key {self.key} has mode {mode:04o}: others can read it; chmod 0600 it")
         public = []
         for name, argv in (
-            ("key", ["openssl", "pkey", "-in", str(self.key), "-passin", "pass:", "-pubout"]),
-            ("certificate", ["openssl", "x509", "-in", str(self.certificate), "-noout", "-pubkey"]),
+            ("key", ["openssl", "pkey", "-in", self.key, "-passin", "pass:", "-pubout"]),
+            ("certificate", ["openssl", "x509", "-in", self.certificate, "-noout", "-pubkey"]),
         ):
             try:
                 public.append(must(argv, f"read the {name}").stdout)
@@ -54,18 +54,18 @@ class Signer:
 
     def fingerprint(self) -> str:
         """SHA-256 of the certificate, in hexadecimal."""
-        argv = ["openssl", "x509", "-in", str(self.certificate), "-noout", "-fingerprint", "-sha256"]
+        argv = ["openssl", "x509", "-in", self.certificate, "-noout", "-fingerprint", "-sha256"]
         return must(argv, "read the certificate").stdout.rpartition("=")[2].strip().replace(":", "").lower()
 
     def sign(self, image: Path) -> None:
         """The image becomes the signed one. It is to have no signature yet: sbsign would add a second one."""
         signed = image.with_name(f"{image.name}.signed")
-        argv = ["sbsign", "--key", str(self.key), "--cert", str(self.certificate), "--output", str(signed)]
-        must([*argv, str(image)], f"sign {image.name}")
+        argv = ["sbsign", "--key", self.key, "--cert", self.certificate, "--output", signed]
+        must([*argv, image], f"sign {image.name}")
         signed.replace(image)
 
     def verify(self, image: Path) -> None:
-        argv = ["sbverify", "--cert", str(self.certificate), str(image)]
+        argv = ["sbverify", "--cert", self.certificate, image]
         must(argv, f"find the signature of {self.certificate} in {image.name}")
 
     @contextlib.contextmanager

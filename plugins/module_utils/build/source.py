@@ -26,7 +26,7 @@ from typing import Any
 
 from ..common.command import must
 from ..common.errors import Failure
-from ..common.files import sha256, sha256_file, write_file
+from ..common.files import native, sha256, sha256_file, text_of, write_file
 from ..common.lock import locked
 from .address import file_name, is_remote, masked
 from .cache import TRASH, discard
@@ -85,7 +85,7 @@ def tree_digest(directory: Path) -> str:
                 content = f"link {os.readlink(path)}"
             else:
                 content = f"file {os.access(path, os.X_OK)} {sha256_file(path)}"
-            digest.update(f"{relative}\0{content}\n".encode(errors="surrogateescape"))
+            digest.update(os.fsencode(f"{relative}\0{content}\n"))
     return digest.hexdigest()
 
 
@@ -127,7 +127,7 @@ class Fetcher:
                     incoming.unlink(missing_ok=True)
                 return path
         else:
-            path = Path(src)
+            path = native(src)
         self._check(what, path, checksum)
         return path
 
@@ -170,7 +170,7 @@ def archive_origin(
     elif is_remote(src):
         identity = {"address": src}
     else:
-        identity = {"archive": sha256_file(Path(src))}
+        identity = {"archive": sha256_file(native(src))}
     if signature:
         identity["keyring"] = sha256_file(keyring)
 
@@ -201,7 +201,7 @@ def directory_origin(path: Path) -> Origin:
         (tree / MARKER).unlink(missing_ok=True)
         return tree
 
-    return Origin({"directory": tree_digest(path)}, str(path), place)
+    return Origin({"directory": tree_digest(path)}, text_of(path), place)
 
 
 def git_origin(git: Git, tag: str | None, commit: str | None, keyring: Path | None) -> Origin:
@@ -230,7 +230,7 @@ def expand(src: str, checksum: str | None, fetcher: Fetcher) -> list[Patch]:
     if is_remote(src):
         name = file_name(src)
         return [Patch(name, digits(checksum), lambda: fetcher.get(f"patch {masked(src)}", src, checksum))]
-    paths = read_series(Path(src)) if Path(src).is_dir() else [Path(src)]
+    paths = read_series(native(src)) if native(src).is_dir() else [native(src)]
     if checksum:
         fetcher.get(f"patch {src}", src, checksum)
     return [local_patch(path) for path in paths]

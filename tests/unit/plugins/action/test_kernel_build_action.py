@@ -34,6 +34,21 @@ def test_describe(progress, text):
     assert action.describe(progress) == text
 
 
+@pytest.mark.parametrize(
+    ("planned", "text"),
+    [
+        ({"release": "6.12-a", "key": "0a"}, "6.12-a is not built yet"),
+        ({"release": "", "key": "0a1b2c3d4e", "removed": ["6.12-b"]}, "0a1b2c3d is not built yet"),
+        (
+            {"release": "6.12-a", "key": "0a", "vmlinux": "/v", "removed": ["6.12-b", "6.12-c"]},
+            "6.12-a is built; removes 6.12-b, 6.12-c from the cache",
+        ),
+    ],
+)
+def test_what_is_about_to_be_done(planned, text):
+    assert action.announced(planned) == text
+
+
 def test_action_and_module_know_the_same_bases():
     assert set(action.NAMED_BASES) == {*MAKE_BASES, RUNNING_BASE}
 

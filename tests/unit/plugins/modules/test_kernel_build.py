@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What befalls builds: the real module by the real ansible, on real disks; only the kernel is a toy."""
+"""What befalls builds: the real module, by the real ansible where that matters; only the kernel is a toy."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -61,6 +62,14 @@ FILES = {
     "scripts/kconfig/merge_config.sh": '#!/bin/sh\nshift; cat "$@" >.config\n',
     "scripts/package/mkdebian": "",
 }
+# With the arguments as they come: JSON is in no locale.
+MODULE = """
+import json, sys
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.mkops.multikernel.plugins.modules import kernel_build
+with patch_module_args(json.loads(sys.argv[1])):
+    kernel_build.main()
+"""
 SECONDS = 60
 
 
@@ -79,6 +88,7 @@ class Toy:
         self.directory = directory
         self.gate = directory / "gate"
         self.cache = directory / "cache"
+        self.runs = 0
         # Commands that run elsewhere, and how that place is seen from here.
         self.prefix: list[str] = []
         self.root = Path("/")
@@ -104,23 +114,32 @@ class Toy:
             "jobs": 1,
         }
 
-    def start(self, **more) -> subprocess.Popen:
-        argv = ["ansible", "localhost", "-c", "local", "-m", "mkops.multikernel.kernel_build"]
+    def start(self, controller: bool = False, python=(), environment=(), **more) -> subprocess.Popen:
+        """A run of the module; with a controller, by the ansible command, as users do."""
+        wish = self.wish | more
+        if controller:
+            argv = ["ansible", "localhost", "-c", "local", "-m", "mkops.multikernel.kernel_build"]
+            argv += ["-a", json.dumps(wish)]
+        else:
+            self.runs += 1
+            progress = f"{self.cache}/kernels/.work/progress-{self.runs}.json"
+            argv = [sys.executable, *python, "-c", MODULE, json.dumps({"progress_file": progress, **wish})]
+        settings = {"ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
         return subprocess.Popen(
-            [*self.prefix, *argv, "-a", json.dumps(self.wish | more)],
+            [*self.prefix, *argv],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=os.environ | {"ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **settings, **dict(environment)},
             start_new_session=True,
         )
 
     @staticmethod
     def result(process: subprocess.Popen) -> dict:
         output = process.communicate(timeout=3 * SECONDS)[0]
-        assert "{\n" in output, output
-        return json.loads(output[output.index("{\n") :])
+        assert "{" in output, output
+        return json.loads(output[output.index("{") :])
 
     def run(self, **more) -> dict:
         return self.result(self.start(**more))
@@ -224,12 +243,12 @@ def test_a_disk_that_gets_full(toy, small_disk):
 
 def test_the_controller_is_lost(toy):
     toy.close("compile")
-    process = toy.start()
+    process = toy.start(controller=True)
     toy.reached("compile")
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert len(toy.makes()) == 1
-    following = toy.start()
+    following = toy.start(controller=True)
     until(lambda: "wait" in toy.stages(), "the next run does not wait")
     assert len(toy.makes()) == 1
     toy.open("compile")
@@ -244,11 +263,9 @@ def test_the_module_is_killed(toy, stage):
     process = toy.start()
     toy.reached(stage)
     (progress,) = toy.seen("kernels/.work/progress-*.json")
-    module = json.loads(progress.read_text())["pid"]
-    os.killpg(process.pid, signal.SIGKILL)
+    assert json.loads(progress.read_text())["pid"] == process.pid
+    process.kill()
     process.communicate()
-    os.kill(module, signal.SIGKILL)
-    until(lambda: not Path(f"/proc/{module}").exists(), "the module is there")
     (orphan,) = toy.makes()
     progress.unlink()
     following = toy.start()
@@ -258,6 +275,45 @@ def test_the_module_is_killed(toy, stage):
     result = toy.result(following)
     assert result["changed"] is True
     toy.built(result)
+
+
+def test_only_so_many_kernels_are_kept(toy):
+    process = toy.start(controller=True, keep=1)
+    output = process.communicate(timeout=3 * SECONDS)[0]
+    assert "is not built yet" in output
+    first = json.loads(output[output.index("{\n") :])
+    toy.built(first)
+    assert (first["removed"], toy.seen("kernels/.work/progress-*.json")) == ([], [])
+    Path(toy.wish["config"][0]).write_text("CONFIG_EFI_STUB=y\nCONFIG_OTHER=y\n")
+    told = toy.run(keep=1, _ansible_check_mode=True)
+    assert (told["changed"], told["removed"]) == (True, [first["release"]])
+    assert Path(first["vmlinux"]).exists()
+    second = toy.run(keep=2)
+    assert (second["changed"], second["removed"]) == (True, [])
+    again = toy.run(keep=1)
+    assert (again["changed"], again["removed"]) == (True, [first["release"]])
+    assert (again["key"], Path(first["vmlinux"]).exists()) == (second["key"], False)
+    last = toy.run(keep=1)
+    assert (last["changed"], last["removed"]) == (False, [])
+    toy.built(last)
+
+
+def test_names_that_are_no_ascii_on_a_host_that_is(tmp_path):
+    """The locale of a host is not that of its files."""
+    directory = tmp_path / "größe"
+    directory.mkdir()
+    toy = Toy(directory)
+    series = directory / "Änderungen"
+    series.mkdir()
+    diff = "--- a/Kbuild\n+++ b/Kbuild\n@@ -1 +1 @@\n-# toy\n\\ No newline at end of file\n"
+    (series / "für uns.patch").write_text(f"{diff}+# Spielzeug für uns\n")
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}.items()
+    result = toy.run(python=["-X", "utf8=0"], environment=ascii_only, series=str(series))
+    toy.built(result)
+    assert result["directory"].startswith(f"{directory}/cache/kernels/")
+    assert (Path(result["build_tree"]) / "linux-toy/Kbuild").read_text() == "# Spielzeug für uns\n"
+    gone = toy.run(python=["-X", "utf8=0"], environment=ascii_only, config=[f"{directory}/nö.config"])
+    assert f"config fragment {directory}/nö.config: No such file or directory" in gone["msg"]
 
 
 # --- signatures ---------------------------------------------------------------------------------------------
@@ -299,11 +355,9 @@ def test_an_image_that_an_earlier_run_has_signed(toy, sign, tmp_path):
     toy.close("pack-again")
     process = toy.start(sign=sign)
     toy.reached("pack-again")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    (progress,) = toy.seen("kernels/.work/progress-*.json")
-    os.kill(json.loads(progress.read_text())["pid"], signal.SIGTERM)
-    until(lambda: not toy.makes(), "make is there")
+    process.terminate()
+    assert toy.result(process)["msg"] == "stopped by SIGTERM; the next run continues the build"
+    assert not toy.makes()
     toy.open("pack-again")
     result = toy.run(sign=sign)
     assert result["changed"] is True
