@@ -91,6 +91,7 @@ class FakeKernel:
     cpus: int = 4
     threads: int = 1
     nodes: int = 1
+    distances: list[list[int]] = field(default_factory=list)  # between nodes
     caches: int = 1
     memory_mib: int = 2048
     supported: bool = True
@@ -177,6 +178,8 @@ class FakeKernel:
             for cpu in range(self.cpus):
                 if self.node_of(cpu) == node:
                     self.write(f"{path}/cpu{cpu}/online", "")
+            if self.distances:
+                self.write(f"{path}/distance", " ".join(map(str, self.distances[node])) + "\n")
             self.write(f"{path}/meminfo", f"Node {node} MemFree:  {available // self.nodes} kB\n")
         if not (self.root / "dev/kmsg").exists():
             self.write("/dev/kmsg", b"")

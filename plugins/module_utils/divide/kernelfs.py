@@ -226,6 +226,7 @@ class KernelFs:
             privileged=self.privileged,
             topology=self._topology(pool, pool_logical),
             node_memory=self._node_memory(),
+            distances=self._distances(),
             memory_total=meminfo["MemTotal"],
             memory_available=meminfo["MemAvailable"],
             interface=interface,
@@ -348,6 +349,16 @@ class KernelFs:
                 if shift is not None:
                     return shift
         return None
+
+    def _distances(self) -> dict[int, dict[int, int]]:
+        """Between NUMA nodes. Each tells a list, for all of them in the order of their numbers."""
+        paths = self.paths.at("/sys/devices/system/node").glob("node[0-9]*")
+        lists = {int(path.name[4:]): _text(path / "distance").split() for path in paths}
+        return {
+            node: dict(zip(sorted(lists), map(int, words)))
+            for node, words in lists.items()
+            if len(words) == len(lists) and all(word.isdecimal() for word in words)
+        }
 
     def _node_memory(self) -> dict[int, int]:
         available = {}

@@ -114,6 +114,7 @@ class Machine:
     memory_total: int
     memory_available: int
     interface: Interface = UPSTREAM
+    distances: Mapping[int, Mapping[int, int]] = field(default_factory=dict)  # between NUMA nodes, where told
     granule: int = DEFAULT_GRANULE  # what memory is added to an instance in
     tells_cmdline: bool = False  # has /proc/kimage
     console: bool = False  # has /dev/mktty
@@ -121,6 +122,11 @@ class Machine:
     lockdown: str = "none"
     pool: Pool = Pool()
     instances: Mapping[str, Instance] = field(default_factory=dict)
+
+    def nearest(self, node: int, others: Iterable[int]) -> list[int]:
+        """NUMA nodes, the nearest to one of them first; where distances are not told, in their order."""
+        away = self.distances.get(node, {})
+        return sorted(others, key=lambda other: (other != node, away.get(other, 0), other))
 
     def lenders(self) -> dict[int, str]:
         """APIC id to the name of the instance that holds it."""

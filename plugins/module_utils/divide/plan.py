@@ -19,6 +19,7 @@ from .steps import LEVELS, Anew, Building, Step, Targets
 from .views import cpu_list, describe_instance, describe_pool, pool_view
 from .wish import AllBut, InstanceWish, Wish, wish_reasons
 
+_PORTION = 128 * MIB  # in which memory is proposed
 _MAPPED_WITH_EASE = 64 << 30  # bytes; more than Multikernel Linux up to 7.0-mk2 can map beside the host
 
 
@@ -391,16 +392,48 @@ class _Planner:
             nodes = self.machine.topology.node
             near = [nodes[apic] for apic in self.pool_cpus if apic in nodes]
             node = min(have) if have else min(near, default=min(self.machine.node_memory, default=0))
-            memory = {**have, node: have.get(node, 0) + growth} if growth else have
+            memory = self._grown(have, node, growth)
         self._check_pool_memory(memory)
         return memory
+
+    def _grown(self, have: Mapping[int, int], node: int, growth: int) -> dict[int, int]:
+        """More or less memory on a node, or where it has not so much, on the nearest one that has."""
+        if growth == 0:
+            return dict(have)
+        if growth < 0:
+            return {**have, node: have[node] + growth}
+        near = self.machine.nearest(node, {node, *self.machine.node_memory})
+        found = next((one for one in near if self._available(one) >= growth), None)
+        if found is None and (several := self._spread(have, near, growth)):
+            written = ", ".join(f"{one}: {format_size(size)}" for one, size in sorted(several.items()))
+            self.reasons.append(
+                f"memory: no NUMA node has {format_size(growth)} available: take it from several,"
+                f" such as memory: {{{written}}}"
+            )
+            return dict(have)
+        found = node if found is None else found
+        return {**have, found: have.get(found, 0) + growth}
+
+    def _spread(self, have: Mapping[int, int], near: list[int], growth: int) -> dict[int, int]:
+        """How several nodes could give it, the nearest most; nothing when they cannot."""
+        memory, left = dict(have), growth
+        for node in near:
+            more = min(left, self._available(node) // _PORTION * _PORTION)
+            if more:
+                memory[node] = memory.get(node, 0) + more
+                left -= more
+        return memory if not left and growth <= self._spare() else {}
+
+    def _spare(self) -> int:
+        """Bytes that the host can give."""
+        return max(self.machine.memory_available - self.wish.headroom, 0)
 
     def _available(self, node: int) -> int:
         """Bytes that a node can give; a kernel without NUMA does not tell it by node."""
         return self.machine.node_memory.get(node, self.machine.memory_available)
 
     def _check_pool_memory(self, memory: Mapping[int, int]) -> None:
-        machine, headroom = self.machine, self.wish.headroom
+        machine = self.machine
         have = machine.pool.memory
         growth = {node: size - have.get(node, 0) for node, size in memory.items() if size > have.get(node, 0)}
         for node in sorted(memory):
@@ -412,12 +445,11 @@ class _Planner:
                     f"memory: node {node} would have to give {format_size(growth[node])} more,"
                     f" but only {_about(self._available(node))} of it are available"
                 )
-        possible = max(machine.memory_available - headroom, 0)
-        if sum(growth.values()) > possible:
+        if sum(growth.values()) > self._spare():
             self.reasons.append(
                 f"memory: the pool would take {format_size(sum(growth.values()))} from the host, but of its"
-                f" {_about(machine.memory_available)} available only {_about(possible)} can go, because"
-                f" {format_size(headroom)} stay free (headroom): ask for less"
+                f" {_about(machine.memory_available)} available only {_about(self._spare())} can go, because"
+                f" {format_size(self.wish.headroom)} stay free (headroom): ask for less"
             )
 
     def _check_devices(self) -> None:

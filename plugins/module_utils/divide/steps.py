@@ -404,13 +404,14 @@ class Building:
             self._set_cpus(one.name, cpus)
 
     def _node(self, cpus: frozenset[int], memory: int) -> int | None:
-        """Where the CPUs are, if the pool has memory on several nodes and enough there."""
+        """The one nearest to the CPUs that has enough, if the pool has memory on several."""
         known = self.machine.topology.node
         nodes = {known.get(apic) for apic in cpus}
         if len(self.memory.nodes) < 2 or len(nodes) != 1 or None in nodes:
             return None
         node = nodes.pop()
-        return node if self.memory.free(node) >= memory else None
+        near = self.machine.nearest(node, self.memory.nodes)
+        return next((one for one in near if self.memory.fits(memory, one)), None)
 
 
 def anew(have: Instance, machine: Machine) -> list[Step]:

@@ -320,3 +320,17 @@ def test_meminfo():
 )
 def test_choice(text, word):
     assert parse_choice(text) == word
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ([[10, 21], [21, 10]], {0: {0: 10, 1: 21}, 1: {0: 21, 1: 10}}),
+        ([], {}),
+        ([[10], [21, 10]], {1: {0: 21, 1: 10}}),
+        ([["far", 21], [21, 10]], {1: {0: 21, 1: 10}}),
+    ],
+)
+def test_distances_between_nodes(make_host, told, expected):
+    host = make_host(nodes=2, distances=told)
+    assert KernelFs(Paths(str(host.root))).read().distances == expected

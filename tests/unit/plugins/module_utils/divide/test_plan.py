@@ -7,10 +7,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Refused
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.size import parse_size
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.machine import (
     Chunk,
     Instance,
@@ -662,3 +664,75 @@ def test_a_plan_that_cannot_be_carried_out_is_none(monkeypatch):
         "instance a: set_cpus is not possible: CPU 3 is lent to instance c:"
         " choose another, or take it from that instance in the same task",
     )
+
+
+# NUMA
+
+FOUR = replace(
+    BARE,
+    node_memory={0: 1 * GIB, 1: 3 * GIB, 2: 4 * GIB, 3: 5 * GIB},
+    memory_available=13 * GIB,
+    memory_total=16 * GIB,
+)
+AWAY = {0: {0: 10, 1: 31, 2: 21, 3: 12}, 1: {0: 31, 1: 10, 2: 12, 3: 21}}
+
+
+@pytest.mark.parametrize(
+    ("distances", "cpus", "size", "memory"),
+    [
+        (AWAY, (1, 2), GIB, {0: GIB}),  # APIC ids 2 and 4 are on node 0
+        (AWAY, (1, 2), 2 * GIB, {3: 2 * GIB}),  # which has not so much
+        (AWAY, (3, 4), 4 * GIB, {2: 4 * GIB}),
+        (AWAY, (3, 4), 5 * GIB, {3: 5 * GIB}),
+        ({}, (1, 2), 2 * GIB, {1: 2 * GIB}),  # distances are not told: in order
+        ({}, (1, 2), 5 * GIB, {3: 5 * GIB}),
+    ],
+)
+def test_memory_of_the_pool_comes_from_the_nearest_node_that_has_it(distances, cpus, size, memory):
+    machine = replace(FOUR, distances=distances)
+    assert pool_step(plan_pool(PoolWish(cpus=cpus, memory=size), machine))[1] == memory
+
+
+@pytest.mark.parametrize(
+    ("distances", "size", "written"),
+    [
+        (AWAY, 6 * GIB, "memory: {0: 1 GiB, 3: 5 GiB}"),
+        (AWAY, 8 * GIB, "memory: {0: 1 GiB, 2: 2 GiB, 3: 5 GiB}"),
+        ({}, 6 * GIB, "memory: {0: 1 GiB, 1: 3 GiB, 2: 2 GiB}"),
+    ],
+)
+def test_memory_that_no_node_has_alone(distances, size, written):
+    machine = replace(FOUR, distances=distances)
+    reasons = refusals(plan_pool, PoolWish(cpus=(1, 2), memory=size), machine)
+    assert len(reasons) == 1
+    assert reasons[0].endswith(f"take it from several, such as {written}")
+    nodes = {node: parse_size(size) for node, size in yaml.safe_load(written)["memory"].items()}
+    assert pool_step(plan_pool(PoolWish(cpus=(1, 2), memory=nodes), machine))[1] == nodes
+
+
+def test_a_pool_grows_on_the_nearest_node_that_has_it():
+    pooled = replace(POOLED, node_memory={0: 100 * MIB, 1: 3 * GIB}, instances={})
+    (step,) = plan_pool(PoolWish(memory=GIB), pooled).steps
+    assert step.memory == {0: 768 * MIB, 1: 256 * MIB}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "cpus", "wanted", "node"),
+    [
+        ({0: GIB, 1: GIB, 2: GIB}, (1,), 512 * MIB, 0),
+        ({0: 256 * MIB, 1: GIB, 2: GIB}, (1,), 512 * MIB, 2),
+        ({1: GIB, 2: 256 * MIB}, (1,), 512 * MIB, 1),
+        ({0: GIB, 1: GIB}, (1, 3), 512 * MIB, None),  # CPUs of two nodes
+        ({0: GIB, 1: GIB}, (1,), 1536 * MIB, None),  # no node has it alone
+    ],
+)
+def test_memory_of_an_instance_comes_from_the_nearest_node_that_has_it(sizes, cpus, wanted, node):
+    chunks = tuple(Chunk((place + 1) * 4 * GIB, size, place) for place, size in sizes.items())
+    machine = replace(
+        FOUR,
+        distances=AWAY,
+        topology=replace(FOUR.topology, online=(0, 2, 4)),
+        pool=Pool(cpus=(2, 6), free_cpus=(2, 6), chunks=chunks),
+    )
+    (step,) = plan_instance(InstanceWish("new", cpus=cpus, memory=wanted), machine).steps
+    assert step.node == node
