@@ -10,6 +10,7 @@ import os
 import stat
 import struct
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ from .wish import Image
 _ELF64_LITTLE = b"\x7fELF\x02\x01"
 _X86_64 = 62
 _BANNER = b"Linux version "
+_CONFIG = b"IKCFG_ST"  # then gzip
+_LARGEST_CONFIG = 1 << 20
 _BZIMAGE = (0x202, b"HdrS")
 _INITRD_MAGICS = {
     b"070701": "cpio",
@@ -96,7 +99,21 @@ def judge_kernel(path: str, data: bytes) -> Image:
         raise ValueError(f"kernel {path} is neither an uncompressed vmlinux (64-bit ELF) nor a bzImage")
     if is_vmlinux and struct.unpack_from("<H", data, 18)[0] != _X86_64:
         raise ValueError(f"kernel {path} is not for x86-64")
-    return Image(path, len(data), sha256(data))
+    config = built_in_config(data)
+    return Image(path, len(data), sha256(data), b"\nCONFIG_OF=y\n" in config if config else None)
+
+
+def built_in_config(data: bytes) -> bytes:
+    """What CONFIG_IKCONFIG put into a kernel; empty where there is none, or it is compressed with it."""
+    begin = data.find(_CONFIG)
+    if begin < 0:
+        return b""
+    try:
+        return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(
+            data[begin + len(_CONFIG) : begin + _LARGEST_CONFIG], _LARGEST_CONFIG
+        )
+    except zlib.error:
+        return b""
 
 
 def judge_initrd(path: str, data: bytes) -> Image:

@@ -16,6 +16,7 @@ from .machine import ACTIVE, Instance, Machine
 from .model import refusal
 from .place import Board, choose_pool
 from .steps import LEVELS, Anew, Building, Step, Targets
+from .versions import UPSTREAM
 from .views import cpu_list, describe_instance, describe_pool, pool_view
 from .wish import AllBut, InstanceWish, Wish, wish_reasons
 
@@ -499,6 +500,12 @@ class _Planner:
             self.reasons.append(
                 f"restart: {one.restart} for {one.name} needs a kernel that tells how an instance ended,"
                 f" and {machine.release} ({machine.interface.name}) does not: leave it out"
+            )
+        if machine.interface == UPSTREAM and one.kernel and one.kernel.device_trees is False:
+            self.reasons.append(
+                f"kernel {one.kernel.path} for {one.name} was built without CONFIG_OF, and {machine.release}"
+                f" ({machine.interface.name}) tells a spawned kernel by a device tree what it has: build it"
+                " with CONFIG_OF=y (multikernel-linux.config of role mkops.multikernel.kernel)"
             )
         memory = one.memory or (current.memory if current else 0)
         files = [image for image in (one.kernel, one.initrd) if image]

@@ -45,6 +45,7 @@ class Image:
     path: str
     size: int
     sha256: str
+    device_trees: bool | None = None  # a kernel was built with CONFIG_OF; None: it does not tell
 
 
 @dataclass(frozen=True)

@@ -213,3 +213,20 @@ def test_each_file_is_read_once(vmlinux):
     for _turn in range(2):
         with pytest.raises(ValueError, match="cannot be read"):
             images.initrd(str(vmlinux), None)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (gzip.compress(b"#\nCONFIG_64BIT=y\nCONFIG_OF=y\nCONFIG_PCI=y\n"), True),
+        (gzip.compress(b"#\nCONFIG_64BIT=y\n# CONFIG_OF is not set\n"), False),
+        (gzip.compress(b"#\nCONFIG_OFF=y\nCONFIG_NOT_OF=y\n"), False),
+        (gzip.compress(b"#\nCONFIG_OF=y\n" + b"#\n" * (1 << 21)), True),
+        (b"no archive", None),
+        (b"", None),
+    ],
+)
+def test_the_configuration_in_a_kernel(vmlinux, config, told):
+    image = _image.judge_kernel("vmlinux", vmlinux.read_bytes() + b"IKCFG_ST" + config + b"IKCFG_ED")
+    assert image.device_trees is told
+    assert _image.judge_kernel("vmlinux", vmlinux.read_bytes()).device_trees is None

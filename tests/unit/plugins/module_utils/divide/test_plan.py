@@ -30,6 +30,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.divide.topology 
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.versions import (
     FIRST_SERIES,
     FULL_SERIES,
+    UPSTREAM,
 )
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.wish import (
     AllBut,
@@ -204,7 +205,8 @@ def test_changed_pool_keeps_what_is_not_said(wish, expected):
         (BARE, PoolWish((2, 9), GIB), ["CPU 9 does not exist: this machine has 0-5"]),
         (BARE, PoolWish((5,), GIB), ["CPU 5 is offline"]),
         (BARE, PoolWish((0, 5, 9), GIB), ["CPU 0 ", "CPU 5 ", "CPU 9 "]),
-        (BARE, PoolWish((2,), 4 * GIB), ["node 0 would have to give 4 GiB"]),
+        (BARE, PoolWish((2,), {0: 4 * GIB}), ["node 0 would have to give 4 GiB"]),
+        (BARE, PoolWish((2,), 4 * GIB), ["take it from several, such as memory: {0: 3 GiB, 1: 1 GiB}"]),
         (BARE, PoolWish((2,), {0: GIB, 7: GIB}), ["NUMA node 7 does not exist: this machine has 0, 1"]),
         (BARE, PoolWish((2,), {0: 3 * GIB, 1: 3 * GIB}), ["256 MiB stay free"]),
         (POOLED, PoolWish(cpus=(3,)), ["CPU 2 is lent to instance web"]),
@@ -736,3 +738,22 @@ def test_memory_of_an_instance_comes_from_the_nearest_node_that_has_it(sizes, cp
     )
     (step,) = plan_instance(InstanceWish("new", cpus=cpus, memory=wanted), machine).steps
     assert step.node == node
+
+
+@pytest.mark.parametrize(
+    ("interface", "device_trees", "words"),
+    [
+        (UPSTREAM, False, ["kernel /boot/vmlinux for new was built without CONFIG_OF"]),
+        (UPSTREAM, True, []),
+        (UPSTREAM, None, []),
+        (FULL_SERIES, False, []),
+    ],
+)
+def test_spawns_of_multikernel_linux_need_device_trees(interface, device_trees, words):
+    machine = replace(POOLED, interface=interface)
+    kernel = replace(KERNEL, device_trees=device_trees)
+    wished = InstanceWish("new", "started", cpus=(3,), memory=64 * MIB, kernel=kernel)
+    reasons = refusals(plan_instance, wished, machine) if words else ()
+    assert all(word in reason for word, reason in zip(words, reasons, strict=True)), reasons
+    if not words:
+        assert actions(plan_instance(wished, machine)) == ("create", "load", "start")
