@@ -160,11 +160,11 @@ class Applier:
         """kerf may say yes to half of a wish."""
         machine = self._kernel.read()
         pool = machine.pool
-        if frozenset(pool.cpus) == step.cpus and pool.memory == step.memory:
+        if frozenset(pool.cpus) == step.cpus and pool.memory == step.nodes:
             return
         raise attempt.failure(
             f"the pool has {pool_text(machine, pool.cpus, pool.memory)} instead of"
-            f" {pool_text(machine, step.cpus, step.memory)}",
+            f" {pool_text(machine, step.cpus, step.nodes)}",
             done,
         )
 

@@ -103,7 +103,7 @@ def words_of(step: Step, wish: InstanceWish | None = None, force: bool = False) 
     """
     cpus = ",".join(map(str, sorted(step.cpus)))
     if step.action == "set_pool":
-        sizes = ",".join(f"{size}@{node}" for node, size in sorted(step.memory.items()))
+        sizes = ",".join(f"{size}@{node}" for node, size in sorted(step.nodes.items()))
         devices = ",".join(step.devices)
         return (
             "init",

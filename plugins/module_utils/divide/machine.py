@@ -87,8 +87,10 @@ class Instance:
     status: str
     cpus: tuple[int, ...] = ()  # APIC ids
     memory: int = 0
-    kernel: Mapping = field(default_factory=dict)  # kerf's record of the loaded file; empty when unproven
-    initrd: Mapping = field(default_factory=dict)
+    kernel: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # kerf's record of the loaded file; empty when unproven
+    initrd: Mapping[str, Any] = field(default_factory=dict)
     cmdline: str | None = None  # None: this kernel does not tell
     exit_reason: str | None = None  # these three, too
     epoch: int | None = None

@@ -10,7 +10,6 @@ depends on them is read again after each step.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 
 from ..common.size import MIB, PAGE_SIZE, format_size
@@ -35,7 +34,8 @@ class Memory:
         owners = {f"mk-instance-{one.id}-{one.name}-region-": one.name for one in machine.instances.values()}
         numbered: dict[str, list[tuple[int, int, int]]] = {name: [] for name in machine.instances}
         for region in machine.pool.regions:
-            prefix, number = re.fullmatch(r"(.*?)(\d*)", region.name).groups()
+            prefix = region.name.rstrip("0123456789")
+            number = region.name[len(prefix) :]
             if prefix in owners and number:
                 numbered[owners[prefix]].append((int(number), region.base, region.size))
             else:

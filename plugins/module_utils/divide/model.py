@@ -11,8 +11,9 @@ machine is not looked at.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from ..common.size import PAGE_SIZE, format_size
 from .machine import ABSENT, ACTIVE, EMPTY, FAILED, LOADED, READY, Instance, Machine, Region
@@ -127,7 +128,7 @@ class Model:
         ]
         if unknown:
             raise Impossible(f"CPU {self._cpus(frozenset(unknown))} is not online: bring it online first")
-        sizes = {node: size for node, size in step.memory.items() if size}
+        sizes = {node: size for node, size in step.nodes.items() if size}
         if not step.cpus and self.instances:
             raise Impossible(
                 f"it still serves {', '.join(sorted(self.instances))}: remove the instances first"
@@ -248,7 +249,7 @@ class Model:
             for apic in have.cpus:
                 del self.lent[apic]
             return
-        changed: dict = {"status": _TO[step.action]}
+        changed: dict[str, Any] = {"status": _TO[step.action]}
         if step.action == "load":
             if wish is None or wish.kernel is None:
                 raise Impossible("no kernel is given: say kernel")
@@ -264,11 +265,11 @@ class Model:
         self.instances[step.name] = replace(have, **changed)
 
 
-def _record(image: Image | None) -> Mapping:
+def _record(image: Image | None) -> Mapping[str, Any]:
     return {"path": image.path, "sha256": image.sha256} if image else {}
 
 
-def refusal(steps: tuple[Step, ...], wishes: Mapping[str, InstanceWish], machine: Machine) -> str | None:
+def refusal(steps: Iterable[Step], wishes: Mapping[str, InstanceWish], machine: Machine) -> str | None:
     """Why the first impossible step is impossible; None when all of them can be taken."""
     model = Model(machine)
     for step in steps:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
 
 from .topology import Topology
 
@@ -126,7 +127,7 @@ class Board:
         for place in places:
             nodes.setdefault(place[0], []).append(place)
 
-        def score(node: int) -> tuple:
+        def score(node: int) -> tuple[Any, ...]:
             room = sum(self._available(place, policy) for place in nodes[node])
             return -sum(self._place[apic][0] == node for apic in prefer), room, node
 
@@ -155,7 +156,7 @@ class Board:
     def _units(self, place: Place, taken: set[int], whole: bool) -> list[list[int]]:
         """Free cores of a place: those begun already first, then those nobody else uses."""
 
-        def score(core: Hashable) -> tuple:
+        def score(core: Hashable) -> tuple[Any, ...]:
             others = len(self.cores[core]) - len(self._at[place][core])
             return not self.cores[core] & taken, others, str(type(core)), core
 
@@ -217,12 +218,12 @@ class Board:
         ring = deque(nodes[node] for node in sorted(nodes, key=lambda node: (used[node], node)))
         while ring and len(chosen) < count:
             caches = ring.popleft()
-            units = caches.popleft()
-            unit = units.popleft()
+            waiting = caches.popleft()
+            unit = waiting.popleft()
             if len(unit) <= count - len(chosen):
                 chosen += unit
-            if units:
-                caches.append(units)
+            if waiting:
+                caches.append(waiting)
             if caches:
                 ring.append(caches)
 
@@ -242,9 +243,9 @@ def choose_pool(
         return None
     core = {apic: topology.core.get(apic, ("alone", apic)) for apic in candidates}
     inside = {core[apic] for apic in current | pinned}
-    boot_core = topology.core.get(boot)
+    boot_core = topology.core.get(boot) if boot is not None else None
 
-    def score(apic: int) -> tuple:
+    def score(apic: int) -> tuple[Any, ...]:
         return (
             apic not in pinned,
             apic not in used,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..common.cpuset import format_cpus
 from ..common.errors import Refused
@@ -27,8 +28,8 @@ _MAPPED_WITH_EASE = 64 << 30  # bytes; more than Multikernel Linux up to 7.0-mk2
 @dataclass(frozen=True)
 class Plan:
     steps: tuple[Step, ...] = ()
-    before: Mapping = field(default_factory=dict)  # pool, and instances by name
-    after: Mapping = field(default_factory=dict)
+    before: Mapping[str, Any] = field(default_factory=dict)  # pool, and instances by name
+    after: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @property
@@ -236,28 +237,34 @@ class _Planner:
         holders.update({apic: one.name for one in keeping for apic in explicit[one.name]})
         taken = dict(holders)
         named = {apic for cpus in explicit.values() for apic in cpus}
-        free = cpu_list(machine, sorted(self.pool_cpus - holders.keys() - named))
+        choice = cpu_list(machine, sorted(self.pool_cpus - holders.keys() - named))
         for one in self.wanted:
             if one.name in explicit:
-                self._check_explicit(one, explicit[one.name], holders, free)
+                self._check_explicit(one, explicit[one.name], holders, choice)
                 taken.update(dict.fromkeys(explicit[one.name], one.name))
             elif one.cpu_count is None and "cpus" not in one.said:
                 self.reasons.append(
                     f"instance {one.name} does not exist yet: cpus or cpu_count must be given"
                 )
-        counted = [one for one in self.wanted if one.name not in explicit and one.cpu_count is not None]
+        counted = [
+            (one, one.cpu_count)
+            for one in self.wanted
+            if one.name not in explicit and one.cpu_count is not None
+        ]
         if not counted:
             return dict(explicit)
         # Those first that are the hardest to please; then the largest.
-        counted.sort(key=lambda one: (-("cache" in one.cpu_policy), -len(one.cpu_policy), -one.cpu_count))
+        counted.sort(key=lambda pair: (-("cache" in pair[0].cpu_policy), -len(pair[0].cpu_policy), -pair[1]))
         every = {*self.pool_cpus, *machine.pool.cpus, *self.physical.values()}
         free = self.pool_cpus - taken.keys()
         current = machine.instances
-        have = {one.name: _cpus_of(current[one.name]) if one.name in current else () for one in counted}
-        running = {one.name for one in counted if one.name in current and current[one.name].status == ACTIVE}
+        names = [one.name for one, _count in counted]
+        have = {name: _cpus_of(current[name]) if name in current else () for name in names}
+        running = {name for name in names if name in current and current[name].status == ACTIVE}
         # Everybody keeps what it has; or at least what it cannot give up while it runs; or nothing.
-        kept = have, {name: cpus[:1] for name, cpus in have.items() if name in running}, {}
-        failed = []
+        first = {name: cpus[:1] for name, cpus in have.items() if name in running}
+        kept: list[dict[str, tuple[int, ...]]] = [have, first, {}]
+        failed: list[tuple[InstanceWish, int, Board]] = []
         for attempt in kept:
             board = Board(machine.topology, free, every)
             placed, failing = self._place_counted(counted, board, have, attempt)
@@ -265,17 +272,17 @@ class _Planner:
             if not failing:
                 failed = []
                 break
-        for one, board in failed:
-            self.reasons.append(self._no_place(one, board))
+        for one, count, board in failed:
+            self.reasons.append(self._no_place(one, count, board))
         return {**explicit, **placed}
 
     def _place_counted(
         self,
-        counted: list[InstanceWish],
+        counted: list[tuple[InstanceWish, int]],
         board: Board,
         have: Mapping[str, tuple[int, ...]],
         kept: Mapping[str, tuple[int, ...]],
-    ) -> tuple[dict[str, tuple[int, ...]], list[tuple[InstanceWish, Board]]]:
+    ) -> tuple[dict[str, tuple[int, ...]], list[tuple[InstanceWish, int, Board]]]:
         """One after the other takes what it wants from the board, but nothing that another one keeps."""
         placed: dict[str, tuple[int, ...]] = {}
         failed = []
@@ -284,47 +291,41 @@ class _Planner:
             placed[one.name] = cpus
             (board.take_exclusively if "cache" in one.cpu_policy else board.take)(cpus)
 
-        for one in counted:
+        for one, count in counted:
             mine = have[one.name]
-            if (
-                kept.get(one.name) == mine
-                and len(mine) == one.cpu_count
-                and board.suits(mine, one.cpu_policy)
-            ):
+            if kept.get(one.name) == mine and len(mine) == count and board.suits(mine, one.cpu_policy):
                 settle(one, mine)
         reserved = {
             one.name: [apic for apic in kept.get(one.name, ()) if apic in board.free]
-            for one in counted
+            for one, _count in counted
             if one.name not in placed
         }
         for cpus in reserved.values():
             board.take(cpus)
-        for one in counted:
+        for one, count in counted:
             if one.name in placed:
                 continue
             board.give(reserved[one.name])
-            chosen = board.choose(one.cpu_count, one.cpu_policy, have[one.name])
+            chosen = board.choose(count, one.cpu_policy, have[one.name])
             if chosen is None:
-                failed.append((one, board))
+                failed.append((one, count, board))
             else:
                 settle(one, chosen)
         return placed, failed
 
-    def _no_place(self, one: InstanceWish, board: Board) -> str:
+    def _no_place(self, one: InstanceWish, count: int, board: Board) -> str:
         free = len(board.free)
         numbers = cpu_list(self.machine, sorted(board.free)) or "none"
-        if free < one.cpu_count or not one.cpu_policy:
-            return (
-                f"cpu_count: {one.cpu_count} wanted for {one.name}, but the pool has {free} free ({numbers})"
-            )
+        if free < count or not one.cpu_policy:
+            return f"cpu_count: {count} wanted for {one.name}, but the pool has {free} free ({numbers})"
         policy = ", ".join(sorted(one.cpu_policy))
-        if "cores" in one.cpu_policy and one.cpu_count % board.threads:
+        if "cores" in one.cpu_policy and count % board.threads:
             return (
-                f"cpu_policy: {one.cpu_count} CPUs for {one.name} are no whole cores of {board.threads}"
-                f" threads: ask for {-(-one.cpu_count // board.threads) * board.threads}"
+                f"cpu_policy: {count} CPUs for {one.name} are no whole cores of {board.threads}"
+                f" threads: ask for {-(-count // board.threads) * board.threads}"
             )
         return (
-            f"cpu_policy: {one.cpu_count} CPUs for {one.name} with policy {policy} cannot be had from"
+            f"cpu_policy: {count} CPUs for {one.name} with policy {policy} cannot be had from"
             f" {numbers}, which is what the others leave: choose another policy, or enlarge the pool"
         )
 
@@ -335,8 +336,8 @@ class _Planner:
         before = len(self.reasons)
         for cpu in one.cpus or ():
             apic = self.physical.get(cpu)
-            if holders.get(apic, one.name) != one.name:
-                holder = holders[apic]
+            holder = one.name if apic is None else holders.get(apic, one.name)
+            if holder != one.name:
                 choice = f"choose one of {free}" if free else "all others are lent, too"
                 if holder in self.declared:
                     choice += f", or say which CPUs {holder} is to have"
@@ -557,7 +558,7 @@ class _Planner:
     def _warn(self, building: Building) -> None:
         machine = self.machine
         core = machine.topology.core
-        users: dict = {}
+        users: dict[Any, set[str]] = {}
         for name, cpus in self.cpus.items():
             for apic in cpus:
                 if apic in core:

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..common.size import format_size
 from .machine import ABSENT, ACTIVE, EMPTY, FAILED, LOADED, READY, Instance, Machine
@@ -73,8 +74,9 @@ class Step:
     name: str = ""  # of the instance; empty for the pool
     status: str | None = None  # of the instance afterwards
     cpus: frozenset[int] = frozenset()  # APIC ids afterwards
-    memory: int | Mapping[int, int] = 0  # bytes afterwards, those of the pool per node
+    memory: int = 0  # bytes of the instance afterwards
     node: int | None = None  # that the memory has to come from
+    nodes: Mapping[int, int] = field(default_factory=dict)  # bytes of the pool afterwards, per node
     devices: tuple[str, ...] = ()
     text: str = ""  # for people
 
@@ -121,7 +123,7 @@ class Building:
 
     # The picture
 
-    def view(self, name: str) -> dict:
+    def view(self, name: str) -> dict[str, Any]:
         """As describe_instance() will show it."""
         status = self.status.get(name)
         if status is ABSENT:
@@ -134,8 +136,8 @@ class Building:
             "memory": format_size(self.size[name]),
         }
         if status in (LOADED, ACTIVE):
-            wish = self.targets.declared.get(name)
             if name in self.reloaded:
+                wish = self.targets.declared[name]
                 for key in ("kernel", "initrd"):
                     image = getattr(wish, key)
                     view[key] = {"path": image.path, "sha256": image.sha256 or None} if image else None
@@ -187,8 +189,8 @@ class Building:
                 steps = self._course(one)
                 down[one.name] = [step for step in steps if step in ("kill", "unload", "delete")]
                 up[one.name] = [step for step in steps if step in ("create", "load", "start")]
-        for name, steps in down.items():
-            for step in steps:
+        for name, moves in down.items():
+            for step in moves:
                 self._move(name, step)
         resized = [
             one for one in targets.wanted if self.status.get(one.name) is not ABSENT and one.name in up
@@ -198,7 +200,7 @@ class Building:
         self._set_pool()
         for one in resized:
             if one.memory is not None and one.memory > self.size[one.name]:
-                self._set_memory(one)
+                self._set_memory(one.name, one.memory)
         self._grow_cpus([one.name for one in resized])
         # The kernel gives those without an id the lowest one, which must not be another one's.
         for one in sorted(targets.wanted, key=lambda one: one.id is None):
@@ -303,14 +305,14 @@ class Building:
                 f"CPUs {cpu_list(machine, sorted(cpus))} instead of {cpu_list(machine, sorted(had))}",
             )
 
-    def _set_memory(self, one: InstanceWish) -> None:
-        name, have = one.name, self.size[one.name]
+    def _set_memory(self, name: str, wanted: int) -> None:
+        have = self.size[name]
         regions = [size for _base, size in self.memory.regions[name]]
-        if why := self.memory.resize(name, one.memory):
+        if why := self.memory.resize(name, wanted):
             raise Anew(name, why)
         leaving = regions[: len(self.memory.regions[name]) - 1 : -1]  # newest first, none when it grows
         limit = self.machine.interface.longest_overlay
-        sizes = memory_steps(name, leaving, have, limit) if leaving else [one.memory]
+        sizes = memory_steps(name, leaving, have, limit) if leaving else [wanted]
         for size in sizes:
             had, self.size[name] = self.size[name], size
             self._add("set_memory", name, f"{format_size(size)} instead of {format_size(had)}")
@@ -322,7 +324,7 @@ class Building:
             at_hand = added <= self.pool - self._lent().keys()
             self._set_cpus(one.name, target if at_hand else have & target)
         if one.memory is not None and one.memory < self.size[one.name]:
-            self._set_memory(one)
+            self._set_memory(one.name, one.memory)
 
     def _grow_cpus(self, names: list[str]) -> None:
         """In the order in which CPUs become free. One that gives up all it has first gets the new ones."""
@@ -374,7 +376,7 @@ class Building:
                 Step(
                     "set_pool",
                     cpus=some_cpus,
-                    memory=some_memory,
+                    nodes=some_memory,
                     devices=() if wish.absent else pool.devices,
                     text=f"set_pool: CPUs {view['cpus'] or 'none'}, {sizes or 'no memory'}",
                 )
@@ -407,9 +409,9 @@ class Building:
         """The one nearest to the CPUs that has enough, if the pool has memory on several."""
         known = self.machine.topology.node
         nodes = {known.get(apic) for apic in cpus}
-        if len(self.memory.nodes) < 2 or len(nodes) != 1 or None in nodes:
+        node = nodes.pop() if len(nodes) == 1 else None
+        if len(self.memory.nodes) < 2 or node is None:
             return None
-        node = nodes.pop()
         near = self.machine.nearest(node, self.memory.nodes)
         return next((one for one in near if self.memory.fits(memory, one)), None)
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ..common.cpuset import format_cpus
 from ..common.size import format_size
@@ -21,19 +22,19 @@ def cpu_list(machine: Machine, apic_ids: Iterable[int]) -> str:
     return ",".join(filter(None, [format_cpus(cpu for cpu in numbers if cpu is not None), *unknown]))
 
 
-def describe_pool(machine: Machine) -> dict:
+def describe_pool(machine: Machine) -> dict[str, Any]:
     pool = machine.pool
     return pool_view(machine, pool.cpus, pool.memory) if pool else {}
 
 
-def pool_view(machine: Machine, cpus: Iterable[int], memory: Mapping[int, int]) -> dict:
+def pool_view(machine: Machine, cpus: Iterable[int], memory: Mapping[int, int]) -> dict[str, Any]:
     return {
         "cpus": cpu_list(machine, cpus),
         "memory": {f"node{node}": format_size(size) for node, size in sorted(memory.items()) if size},
     }
 
 
-def describe_instance(machine: Machine, instance: Instance | None) -> dict:
+def describe_instance(machine: Machine, instance: Instance | None) -> dict[str, Any]:
     """What a diff shows."""
     if instance is None:
         return {}
@@ -50,5 +51,5 @@ def describe_instance(machine: Machine, instance: Instance | None) -> dict:
     return view
 
 
-def _file_view(record: Mapping) -> dict | None:
+def _file_view(record: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"path": record.get("path"), "sha256": record.get("sha256")} if record else None

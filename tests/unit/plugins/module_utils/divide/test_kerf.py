@@ -68,7 +68,7 @@ def step(action, cpus=(), memory=0, name="web", **other):
 
 
 def pool(cpus, memory, devices=()):
-    return step("set_pool", cpus, memory, name="", devices=devices)
+    return step("set_pool", cpus, name="", nodes=memory, devices=devices)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -123,7 +124,7 @@ class World:
             assert after.pool.memory == before.pool.memory
         else:
             assert after.pool.cpus == tuple(sorted(step.cpus))
-            assert after.pool.memory == step.memory
+            assert after.pool.memory == step.nodes
         for name in {*before.instances, *after.instances} - {step.name}:
             assert after.instances[name] == before.instances[name]
 
@@ -342,10 +343,11 @@ def test_a_large_machine_is_planned_in_a_tenth_of_a_second(threads):
                 break
         return shortest
 
+    tenth = 0.1 if sys.gettrace() is None else 1  # coverage looks at every line
     first, second = wish(GIB, 2), wish(2 * GIB, 4)
-    assert seconds(first, machine) < 0.1
+    assert seconds(first, machine) < tenth
     made = carry_out(first, machine, look=False)[1]
-    assert seconds(first, made) < 0.1
+    assert seconds(first, made) < tenth
     assert make_plan(first, made).steps == ()
-    assert seconds(second, made) < 0.1
+    assert seconds(second, made) < tenth
     assert make_plan(second, carry_out(second, made, look=False)[1]).steps == ()

@@ -51,7 +51,7 @@ BOTH = replace(POOLED, instances={"web": TWO})
 
 
 def pool(cpus, memory):
-    return Step("set_pool", cpus=frozenset(cpus), memory=memory)
+    return Step("set_pool", cpus=frozenset(cpus), nodes=memory)
 
 
 def web(action, status, cpus=(4,), memory=256 * MIB):

@@ -20,12 +20,13 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.divide.machine i
     Pool,
     Region,
 )
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.model import Model
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.plan import (
     _Planner,
     environment_reasons,
     make_plan,
 )
-from ansible_collections.mkops.multikernel.plugins.module_utils.divide.steps import Building, transition
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.steps import Building, anew, transition
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.topology import Topology
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.versions import (
     FIRST_SERIES,
@@ -106,7 +107,7 @@ def pool_step(plan):
     """CPUs and memory that the pool is to have."""
     (step,) = plan.steps
     assert step.action == "set_pool"
-    return tuple(sorted(step.cpus)), step.memory
+    return tuple(sorted(step.cpus)), step.nodes
 
 
 def refusals(plan, *arguments, **other):
@@ -251,7 +252,7 @@ def test_a_smaller_pool_is_planned_only_when_chunks_add_up(sizes, wanted):
     except Refused:
         assert wanted < total
     else:
-        after = plan.steps[0].memory if plan.steps else {0: total * MIB}
+        after = plan.steps[0].nodes if plan.steps else {0: total * MIB}
         assert after == {0: wanted * MIB}
         assert wanted >= total or total - wanted in sums
 
@@ -715,7 +716,7 @@ def test_memory_that_no_node_has_alone(distances, size, written):
 def test_a_pool_grows_on_the_nearest_node_that_has_it():
     pooled = replace(POOLED, node_memory={0: 100 * MIB, 1: 3 * GIB}, instances={})
     (step,) = plan_pool(PoolWish(memory=GIB), pooled).steps
-    assert step.memory == {0: 768 * MIB, 1: 256 * MIB}
+    assert step.nodes == {0: 768 * MIB, 1: 256 * MIB}
 
 
 @pytest.mark.parametrize(
@@ -757,3 +758,40 @@ def test_spawns_of_multikernel_linux_need_device_trees(interface, device_trees, 
     assert all(word in reason for word, reason in zip(words, reasons, strict=True)), reasons
     if not words:
         assert actions(plan_instance(wished, machine)) == ("create", "load", "start")
+
+
+@pytest.mark.parametrize(
+    ("cpus", "interface", "actions"),
+    [
+        (100, UPSTREAM, ["delete", "create"]),
+        (500, UPSTREAM, ["delete", "create", "set_cpus"]),
+        (500, FULL_SERIES, ["delete", "create"]),
+    ],
+)
+def test_an_instance_is_made_anew_as_it_was(cpus, interface, actions):
+    spoiled = Instance("big", 7, "ready", tuple(range(2, cpus + 2)), 256 * MIB)
+    chunks = Chunk(GIB, GIB, 0), Chunk(4 * GIB, GIB, 1)
+    regions = (Region(4 * GIB, 256 * MIB, "mk-instance-7-big-region-0"),)
+    pool = Pool(cpus=spoiled.cpus, chunks=chunks, regions=regions)
+    machine = replace(BARE, interface=interface, pool=pool, instances={"big": spoiled})
+    steps = anew(spoiled, machine)
+    assert [step.action for step in steps] == actions
+    assert steps[1].node == 1
+    model = Model(machine)
+    for step in steps:
+        model.take(step, InstanceWish("big", id=7))
+    made = model.machine
+    assert (made.pool.cpus, made.pool.chunks, made.pool.regions) == (pool.cpus, chunks, regions)
+    one = made.instances["big"]
+    assert (one.id, one.cpus, one.memory, one.status) == (7, spoiled.cpus, spoiled.memory, "ready")
+
+
+def test_a_lent_cpu_of_the_pool_that_has_no_other_place():
+    """The instance has only that one, and gets it from nowhere else: it is made anew."""
+    other = replace(POOLED, topology=replace(POOLED.topology, online=(0, 1, 4)))
+    wished = Wish(
+        pool=PoolWish(cpus=(3, 4), memory=768 * MIB),
+        instances=(wish(cpus=(4,), memory=256 * MIB, allow_restart=True, **IMAGE),),
+    )
+    plan = make_plan(wished, other)
+    assert actions(plan) == ("kill", "unload", "delete", "set_pool", "create", "load", "start")
