@@ -27,7 +27,6 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.boot.trial impor
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.files import sha256_file
 
 MODULE = "mkops.multikernel.kernel_boot"
-INSTANCE = "mkops.multikernel.instance"
 INTERNAL = ("phase", "trial", "image_sha256")
 POLL_SECONDS = 2
 # A package manager at work is waited for, looked at this often.
@@ -134,8 +133,8 @@ class ActionModule(ActionBase):
         if todo["install"]:
             self._say(f"installs {release}")
         installed = self._install()
-        for name in todo["stop"]:
-            self._stop_instance(name)
+        if todo["stop"]:
+            self._say(f"stops instances before the restart: {', '.join(todo['stop'])}")
         if todo["boot"]:
             return self._trial(boot_id)
         if todo["promote"]:
@@ -300,12 +299,6 @@ class ActionModule(ActionBase):
     def _module(self, phase: str, trial: dict | None = None) -> dict:
         args = self._args | {"phase": phase} | ({"trial": trial} if trial else {})
         return self._execute_module(module_name=MODULE, module_args=args, task_vars=self._task_vars)
-
-    def _stop_instance(self, name: str) -> None:
-        self._say(f"stops instance {name}")
-        args = {"name": name, "state": "absent", "stop_timeout": int(self._args.get("stop_timeout", 60))}
-        stopped = self._execute_module(module_name=INSTANCE, module_args=args, task_vars=self._task_vars)
-        self._must(stopped, "no restart was tried")
 
     def _probe(self) -> tuple[str, str, str] | None:
         with contextlib.suppress(AnsibleError):

@@ -76,7 +76,8 @@ options:
     description:
       - What to do with spawned kernels that are loaded or running. The kernel refuses to restart in an
         emergency while there are any.
-      - V(refuse) changes nothing and fails. V(stop) stops and deletes them before the restart.
+      - V(refuse) changes nothing and fails. V(stop) stops and deletes them before the restart, in one go with
+        it.
     type: str
     choices: [refuse, stop]
     default: refuse
@@ -146,8 +147,8 @@ notes:
   - On the host it uses C(/boot/grub/custom.cfg), two units named C(mkops-kernel-trial) during a trial, and
     C(/var/lib/mkops/kernel-boot), which root alone can read.
   - It takes the same lock as M(mkops.multikernel.layout), M(mkops.multikernel.pool) and
-    M(mkops.multikernel.instance). From the last look at the instances until the host restarts nobody else
-    gets it.
+    M(mkops.multikernel.instance). From when it stops the instances until the host restarts nobody else gets
+    it.
   - What hangs before systemd starts without a crash comes back only with a hardware watchdog that runs from
     power-on; the module warns when there is no watchdog.
 extends_documentation_fragment:
@@ -242,9 +243,16 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.boot.host import
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot.packages import Busy
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot.rollout import Rollout
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot.trial import Note, State, judge
-from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure, Refused
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.files import sha256_file
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.lock import host_lock
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.converge import converge
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.image import Images
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import Paths
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.machine import Machine
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.options import INSTANCE
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.request import Request
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.versions import DEFAULT_KERF
 
 HEALTH = {
     "multikernel": {"type": "bool", "default": False},
@@ -384,8 +392,26 @@ class Run:
         self.refuse()
         if not self.todo.boot:
             raise Failure(f"there is nothing to try: {self.todo.release} runs")
+        self._stop_instances()
         note = self.rollout.arm(self.todo, self.wish, self.seen, self.token)
         return {"changed": True, "trial": self._told(note)}
+
+    def _stop_instances(self) -> None:
+        """In one go with the restart: whoever waits for the lock meanwhile does not start them again."""
+        if not self.todo.stop:
+            return
+
+        def absent(machine: Machine, images: Images) -> Request:
+            request = Request()
+            for name in self.todo.stop:
+                wish = {"name": name, "state": "absent", "stop_timeout": self.params["stop_timeout"]}
+                request.add(INSTANCE.read(wish, complete=True), machine, images)
+            return request
+
+        try:
+            converge(Paths(self.host.root), DEFAULT_KERF, False, absent, locked=True)
+        except Refused as refused:
+            raise Failure(f"instances cannot be stopped: {'; '.join(refused.reasons)}") from refused
 
     def judge(self) -> dict:
         health, note = self.params["health"], self.seen.note

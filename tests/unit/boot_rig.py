@@ -55,7 +55,7 @@ class Rig:
         self.host, self.files = host, files
         self.calls, self.sent, self.said = [], [], []
         self.cut = lambda _what: None
-        self.replies = {}  # phase or module: a result in place of the real one, or what is raised
+        self.replies = {}  # phase: a result in place of the real one, or what is raised
         self.judged = False
         self.module_dies_alone = False
         self.transport = "ssh"
@@ -113,14 +113,15 @@ class Rig:
         return str(self.files / name)
 
     def _execute(self, module_name, module_args, task_vars):
-        name = module_args["phase"] if module_name == action.MODULE else module_name
+        assert module_name == action.MODULE
+        name = module_args["phase"]
         self.calls.append(name)
         self.cut(f"before {name}")
         reply = self.replies.get(name)
         if isinstance(reply, BaseException):
             raise reply
         if reply is None:
-            reply = self._module(module_args) if module_name == action.MODULE else self._stop(module_args)
+            reply = self._module(module_args)
         if name == "judge" and not reply.get("failed"):
             self.judged = not reply["reasons"]
         self.cut(f"after {name}")
@@ -140,10 +141,6 @@ class Rig:
                 raise
             self.host.cut.dead = False
             return {"failed": True, "msg": "MODULE FAILURE: it was killed"}
-
-    def _stop(self, args):
-        self.host.at(f"/sys/fs/multikernel/instances/{args['name']}/status").unlink()
-        return {"changed": True}
 
     def _command(self, _command):
         self.cut("before probe")

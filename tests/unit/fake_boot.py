@@ -114,7 +114,7 @@ class Simulated(BootHost):
         self.probes = 0  # in this boot; the time of a trial is over after so many
         self.cut: Callable[[str], None] | None = None
         for path in ("run/systemd/system", "boot/grub", "var/lib/dpkg", "etc/default", "sim"):
-            (root / path).mkdir(parents=True)
+            (root / path).mkdir(parents=True, exist_ok=True)
         self.dpkg = Kept(root / "var/lib/dpkg/status")  # package: status and version
         self.sim = Kept(root / "sim/state")  # boots, pending, timer
         (root / "etc/default/grub").write_text("GRUB_DEFAULT=0\n")

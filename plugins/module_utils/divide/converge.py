@@ -50,15 +50,18 @@ class Result:
         return bool(self.steps)
 
 
-def converge(paths: Paths, kerf_path: str, check_mode: bool, make: Make) -> Result:
-    """Make a host what is wished, or raise Refused with all reasons, or Failure with all that is known."""
+def converge(paths: Paths, kerf_path: str, check_mode: bool, make: Make, locked: bool = False) -> Result:
+    """Make a host what is wished, or raise Refused with all reasons, or Failure with all that is known.
+
+    locked: the caller holds the host's lock, because this is only a part of what it does.
+    """
     kernel = KernelFs(paths)
     if not kernel.privileged:
         return _refuse(kernel, make)
     if check_mode:
         return _foresee(kernel, kerf_path, make)
     with contextlib.ExitStack() as consoles:
-        with host_lock(paths.lock):
+        with contextlib.nullcontext() if locked else host_lock(paths.lock):
             run = _Run(kernel, kerf_path, make, consoles)
             run.change()
         # Others may use the host while this one waits.

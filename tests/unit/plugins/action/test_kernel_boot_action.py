@@ -13,6 +13,9 @@ from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 
 from ansible_collections.mkops.multikernel.plugins.action import kernel_boot as action
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot import loaders
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Refused
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.lock import restart_announced
+from ansible_collections.mkops.multikernel.plugins.modules import kernel_boot as module
 from ansible_collections.mkops.multikernel.tests.unit.boot_rig import Rig
 from ansible_collections.mkops.multikernel.tests.unit.fake_boot import (
     NEW,
@@ -20,6 +23,7 @@ from ansible_collections.mkops.multikernel.tests.unit.fake_boot import (
     Simulated,
     SimulatedSystemdBoot,
 )
+from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import MIB, POOL_BASE, FakeInstance
 
 ID = "1aaaaaaa-0000-0000-0000-000000000000"
 ON_TRIAL = f"{ID}\n{NEW}\nroot=/dev/vda1 mkops.trial=t0\n"
@@ -220,6 +224,20 @@ def test_an_answer_that_is_lost(either, step, bad):
     assert either.host.left_of_a_trial() == []
 
 
+def test_a_kernel_is_given_up_again_if_the_host_did_not_hear_of_it(either):
+    """Not only in the end, by its timer."""
+    either.host.bad = "sick"
+
+    def cut(what):
+        if what == "before give_up" and either.calls.count("give_up") == 1:
+            raise AnsibleConnectionFailure("gone")
+
+    either.cut = cut
+    result = either.run()
+    assert either.calls == [*RESTARTED, "judge", "give_up", "give_up", "report"]
+    check_back(either, result)
+
+
 def test_a_trial_that_the_host_did_not_hear_of(either):
     def cut(what):
         if what == "before trial":
@@ -266,19 +284,48 @@ def test_a_host_that_goes_on_with_an_unhealthy_kernel(rig, monkeypatch):
     assert result["reasons"][0].startswith("unit sick.service failed")
 
 
-def test_instances_are_stopped_between_installation_and_trial(rig):
-    for name in ("web", "db"):
-        rig.host.file(f"/sys/fs/multikernel/instances/{name}/status", "active\n")
-    rig.run(instances="stop")
-    assert rig.calls == [
-        "plan",
-        "install",
-        action.INSTANCE,
-        action.INSTANCE,
-        "trial",
-        "judge",
-        "promote",
-    ]
+@pytest.fixture
+def divided(make_host, tmp_path, monkeypatch):
+    """A host that is divided, with two kernels of its own, and the instance web that runs."""
+    (tmp_path / "k.deb").write_text("deb")
+    kernel = make_host(pool_cpus=[4, 6], chunks=[(POOL_BASE, 512 * MIB, 0)])
+    kernel.instances["web"] = FakeInstance(1, [4], POOL_BASE, 128 * MIB, status="active")
+    kernel.sync()
+    rig = Rig(Simulated(kernel.root), monkeypatch, tmp_path)
+    rig.host.file("/proc/filesystems", "nodev\tmultikernel\n")
+    rig.kernel = kernel
+    return rig
+
+
+def test_instances_are_stopped_in_one_go_with_the_restart(divided):
+    held = []
+    run = divided.host.run
+
+    def look(argv, purpose, **more):
+        if argv[0] == "systemd-run":
+            held.append((sorted(divided.kernel.instances), restart_announced(divided.host.lock)))
+        return run(argv, purpose, **more)
+
+    divided.monkeypatch.setattr(divided.host, "run", look)
+    result = divided.run(instances="stop")
+    assert divided.calls == ["plan", "install", "trial", "judge", "promote"]
+    assert "kernel_boot [h1]: stops instances before the restart: web" in divided.said
+    assert held[0] == ([], True)
+    assert result["outcome"] == "promoted"
+
+
+def test_an_instance_that_does_not_stop(divided):
+    """Nothing restarts, and nothing of a trial is left."""
+
+    def refuse(*_args, **_more):
+        raise Refused("kerf is not there")
+
+    divided.monkeypatch.setattr(module, "converge", refuse)
+    result = divided.run(instances="stop")
+    assert (result["failed"], result["outcome"]) == (True, "failed")
+    assert "instances cannot be stopped: kerf is not there. On h1 it was not booted" in result["msg"]
+    assert divided.host.left_of_a_trial() == []
+    assert "pending" not in divided.host.sim
 
 
 def test_an_instance_that_somebody_starts_before_the_restart(rig):
@@ -293,7 +340,7 @@ def test_an_instance_that_somebody_starts_before_the_restart(rig):
     assert rig.host.left_of_a_trial() == []
 
 
-@pytest.mark.parametrize("phase", ["install", action.INSTANCE, "trial"])
+@pytest.mark.parametrize("phase", ["install", "trial"])
 def test_a_failure_before_the_restart_ends_the_run(rig, phase):
     rig.host.file("/sys/fs/multikernel/instances/web/status", "active\n")
     rig.replies[phase] = {"failed": True, "msg": "because"}

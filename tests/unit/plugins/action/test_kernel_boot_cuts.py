@@ -244,6 +244,8 @@ def test_the_module_is_killed_at_each_change_of_the_host(fresh):
 def test_each_change_of_the_host_fails_once(fresh):
     for rig, where, result in each(fresh, fail):
         check_result(rig, result, where)
+        if result["outcome"] == "failed":
+            assert (rig.host.left_of_a_trial(), state(rig.host)) == ([], State.IDLE), where
         check(fresh, rig, where)
 
 
