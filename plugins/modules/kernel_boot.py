@@ -144,6 +144,8 @@ notes:
   - Supported are GRUB 2 as Debian and its relatives set it up, with C(/boot/grub/grub.cfg) on a file system
     that GRUB can write, so that a trial is forgotten when it starts, and systemd-boot with the entries that
     C(kernel-install) makes.
+  - Where GRUB has C(superusers), the entries of the kernels need C(--unrestricted), because nobody is there
+    to log in; what else may decide GRUB's default is refused by name.
   - On the host it uses C(/boot/grub/custom.cfg), two units named C(mkops-kernel-trial) during a trial, and
     C(/var/lib/mkops/kernel-boot), which root alone can read.
   - It takes the same lock as M(mkops.multikernel.layout), M(mkops.multikernel.pool) and

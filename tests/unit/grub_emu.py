@@ -70,8 +70,9 @@ def start(grub: Path, prelude: str = LOAD, patience: float = 5) -> Start:
         shutil.copytree(grub, tree, symlinks=True)
         config = tree / "grub.cfg"
         text = config.read_text(errors="surrogateescape")
-        # Nobody wants to wait for the menu to pass.
-        config.write_text(prelude + re.sub(r"timeout=\d+\b", "timeout=0", text), errors="surrogateescape")
+        # Nobody wants to wait for the menu to pass, and there is no screen for graphics.
+        text = re.sub(r"timeout=\d+\b", "timeout=0", text).replace("terminal_output gfxterm\n", "true\n")
+        config.write_text(prelude + text, errors="surrogateescape")
         image = folder / "image"
         with image.open("wb") as file:
             file.truncate(2 << 20)

@@ -378,7 +378,8 @@ class Menu:
 
     def _loop(self, loop: script.Loop, state: _State) -> frozenset[bool]:
         turns = self._alternatives(loop.words, state) if loop.variable else []
-        if len(turns) == 1 and len(turns[0]) <= _ROUNDS:
+        # One that is not known may be none, or several.
+        if len(turns) == 1 and len(turns[0]) <= _ROUNDS and ANY not in turns[0]:
             for value in turns[0]:
                 state.variables[loop.variable] = frozenset((value,))
                 self._list(loop.body, state)
@@ -747,7 +748,7 @@ class Menu:
 
     def _check(self, words: list[str]) -> frozenset[bool]:
         if not words:
-            return NO
+            return YES  # unlike a shell's
         if len(words) == 1:
             return _known(None if words[0] is ANY else words[0] != "")
         if words[0] == "!" and len(words) != 3:

@@ -134,14 +134,17 @@ class Grub:
                 entries[release] = entry.path
                 if why := grub.locked(menu, entry) or grub.not_copied(entry):
                     broken[release] = f"{release} cannot be started through '{entry.title}': {why}"
+        block = self._environment()
         remembers = self._remembers(MARK, next_entry="", saved_entry=MARK)
+        # What an older grub-reboot has left becomes the default at the next start.
+        known = remembers and not block.get("prev_saved_entry")
         return Boot(
             loader="GRUB",
             entries=entries,
             releases=releases,
             own={release: entry.cmdline for release, entry in own.items()},
-            default=self._started(menu) if remembers else "",
-            once=self._environment().get("next_entry", ""),
+            default=self._started(menu) if known else "",
+            once=block.get("next_entry", ""),
             remembers=remembers,
             faults=tuple(self._faults()),
             fixed=self._fixed(),
@@ -271,7 +274,7 @@ class Grub:
             raise
 
     def default(self, entry: str) -> None:
-        # What an older grub-reboot has left would come first.
+        # It would come back with the next start.
         if self._environment().get("prev_saved_entry"):
             self._set("prev_saved_entry", "")
         self._set("saved_entry", entry)
@@ -381,7 +384,7 @@ class SystemdBoot:
             own={
                 entry.release: entry.cmdline
                 for entry in found.values()
-                if entry.ident == systemd_boot.own_id(entry.release) + systemd_boot.SUFFIX
+                if entry.ident == own_id(entry.release) + systemd_boot.SUFFIX
             },
             suffix=systemd_boot.SUFFIX,
             default=self.machine.variable("LoaderEntryDefault"),
@@ -469,9 +472,10 @@ class SystemdBoot:
 
     def _place(self, release: str) -> tuple[str, systemd_boot.Entry]:
         """The directory that has the ordinary entry of a kernel, and the entry."""
-        path, entry = self._ordinary().get(release, (None, None))
-        if path is None:
+        found = self._ordinary().get(release)
+        if found is None:
             raise Failure(f"systemd-boot has no entry for {release} any more; who removed it?")
+        path, entry = found
         return "/" + str(path.parent.relative_to(self.machine.at("/"))), entry
 
     def refresh(self) -> None:
@@ -523,7 +527,7 @@ class SystemdBoot:
 
     def own(self, release: str, cmdline: str) -> str:
         if not cmdline:
-            self._unlink(systemd_boot.own_id(release) + systemd_boot.SUFFIX)
+            self._unlink(own_id(release) + systemd_boot.SUFFIX)
             return ""
         folder, entry = self._place(release)
         name, text = systemd_boot.own_entry(entry, cmdline)
