@@ -16,6 +16,7 @@ from ..common.errors import Failure
 from .kernelfs import Paths
 
 _READ_SIZE = 65536
+_KEPT = 1 << 20  # bytes to look for something in; an instance may talk without an end
 _SETTLE = 0.1  # seconds of silence that end what was retained
 
 
@@ -66,7 +67,7 @@ class Console:
         return output.decode("utf-8", "replace")
 
     def send(self, line: str, timeout: float = 10) -> None:
-        rest = f"{line}\n".encode()
+        rest = f"{line}\n".encode("utf-8", "surrogateescape")
         deadline = time.monotonic() + timeout
         while rest:
             select.select([], [self._fd], [], max(deadline - time.monotonic(), 0))
@@ -113,7 +114,7 @@ class Awaited:
     def look(self, patience: float, living: bool) -> str | None:
         """All output when it is there, None when not yet; ConsoleError when it will not come any more."""
         data = self._console.read(min(patience, max(self._deadline - time.monotonic(), 0)))
-        self._output += data
+        self._output = (self._output + data)[-_KEPT:]
         text = self._output.decode("utf-8", "replace").replace("\r", "")
         if self._wanted.search(text):
             return text

@@ -11,6 +11,7 @@ import tty
 
 import pytest
 
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide import console as _console
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.console import (
     Console,
     ConsoleError,
@@ -81,6 +82,71 @@ def test_the_last_words_of_an_instance_that_stops_are_taken(make_mktty):
 def test_no_console(tmp_path):
     with pytest.raises(ConsoleError, match=r"cannot be opened .No such file or directory.: .* CONFIG_MKTTY"):
         Console(Paths(str(tmp_path)), 1)
+
+
+def test_a_console_that_refuses_an_instance(tmp_path):
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "mktty").symlink_to("/dev/full")
+    with pytest.raises(ConsoleError, match="mktty refuses instance id 7: No space left on device"):
+        Console(Paths(str(tmp_path)), 7)
+
+
+@pytest.fixture
+def mute(tmp_path):
+    """A console whose other end is in the hands of the test, and reads nothing by itself."""
+    device, other = pty.openpty()
+    tty.setraw(other)
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "mktty").symlink_to(os.ttyname(other))
+    with Console(Paths(str(tmp_path)), 1) as console:
+        yield console, device
+    os.close(other)
+
+
+def test_an_instance_that_takes_no_input(mute):
+    console, device = mute
+    with pytest.raises(ConsoleError, match=r"takes no input within 0\.3 s"):
+        console.send("x" * 200_000, 0.3)
+    os.close(device)
+
+
+def test_a_console_that_is_hung_up(mute):
+    console, device = mute
+    os.close(device)
+    with pytest.raises(ConsoleError, match="the console takes no input: Input/output error"):
+        console.send("hello")
+    assert console.read(1) == b""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(BlockingIOError(11, "again"), b""), (OSError(5, "broken"), None)]
+)
+def test_a_console_that_cannot_be_read(mute, monkeypatch, error, said):
+    console, device = mute
+    os.write(device, b"x")
+
+    def read(_descriptor, _size):
+        raise error
+
+    monkeypatch.setattr(_console.os, "read", read)
+    if said is None:
+        with pytest.raises(ConsoleError, match="the console cannot be read: broken"):
+            console.read(1)
+    else:
+        assert console.read(1) == said
+    os.close(device)
+
+
+def test_only_the_latest_output_of_a_talker_is_kept(monkeypatch):
+    class Talker:
+        said = iter([b"a" * 60, b"b" * 60, b"login: "])
+
+        def read(self, _timeout):
+            return next(self.said, b"")
+
+    monkeypatch.setattr(_console, "_KEPT", 100)
+    awaited = _console.Awaited(Talker(), compile_pattern("login"), 5)
+    assert [awaited.look(0, True) for _turn in range(3)] == [None, None, "a" * 33 + "b" * 60 + "login: "]
 
 
 @pytest.mark.parametrize(
