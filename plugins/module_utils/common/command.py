@@ -71,11 +71,12 @@ def run(
     """
     words = tuple(map(str, argv))
     text = stdin if isinstance(stdin, str) else None
+    source = subprocess.PIPE if isinstance(stdin, str) else stdin or subprocess.DEVNULL
     process = subprocess.Popen(
         _encoded(argv),
         cwd=cwd,
         env=environment() if env is None else dict(env),
-        stdin=subprocess.PIPE if text is not None else subprocess.DEVNULL if stdin is None else stdin,
+        stdin=source,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         close_fds=not inherit,

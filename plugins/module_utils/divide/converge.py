@@ -20,8 +20,9 @@ from ..common.lock import host_lock
 from .image import Images
 from .kernelfs import KernelFs, KernelFsError, Paths
 from .machine import ACTIVE, LOADED, Machine
-from .plan import Plan, describe_instance, describe_pool, make_plan
+from .plan import Plan, make_plan
 from .request import Request
+from .views import describe_instance, describe_pool
 from .wish import InstanceWish
 
 if TYPE_CHECKING:

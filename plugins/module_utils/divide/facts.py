@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .machine import Instance, Machine
 from .wish import labels_of
 
 
-def pool_facts(machine: Machine) -> dict:
+def pool_facts(machine: Machine) -> dict[str, Any]:
     """CPUs are logical numbers; null where the kernel does not let them be told."""
     pool = machine.pool
     return {
@@ -24,17 +26,17 @@ def pool_facts(machine: Machine) -> dict:
     }
 
 
-def instance_facts(machine: Machine, name: str) -> dict:
+def instance_facts(machine: Machine, name: str) -> dict[str, Any]:
     """Empty when there is no such instance."""
     instance = machine.instances.get(name)
     return _instance(machine, instance) if instance else {}
 
 
-def instances_facts(machine: Machine) -> list[dict]:
+def instances_facts(machine: Machine) -> list[dict[str, Any]]:
     return [_instance(machine, one) for one in machine.instances.values()]
 
 
-def machine_facts(machine: Machine) -> dict:
+def machine_facts(machine: Machine) -> dict[str, Any]:
     """All of it."""
     topology = machine.topology
     return {
@@ -62,7 +64,7 @@ def machine_facts(machine: Machine) -> dict:
     }
 
 
-def _instance(machine: Machine, instance: Instance) -> dict:
+def _instance(machine: Machine, instance: Instance) -> dict[str, Any]:
     return {
         "name": instance.name,
         "id": instance.id,

@@ -22,7 +22,7 @@ from ..common.errors import Failure
 from ..common.files import native, read_text
 from .forked import Forked
 from .kernelfs import KernelFs, Paths
-from .plan import Step
+from .steps import Step
 from .versions import DEFAULT_KERF, kerf_reason
 from .wish import InstanceWish
 
@@ -123,7 +123,7 @@ def words_of(step: Step, wish: InstanceWish | None = None, force: bool = False) 
         command, options = "update", [f"--cpus={cpus}"]
     elif step.action == "set_memory":
         command, options = "update", [f"--memory={step.memory}"]
-    elif step.action == "load":
+    elif step.action == "load" and wish and wish.kernel:
         options.append(f"--kernel={wish.kernel.path}")
         if wish.initrd:
             options.append(f"--initrd={wish.initrd.path}")

@@ -129,7 +129,7 @@ class Building:
         if status is ABSENT:
             return {}
         machine = self.machine
-        view = {
+        view: dict[str, Any] = {
             "name": name,
             "state": status,
             "cpus": cpu_list(machine, sorted(self.cpus[name])),

@@ -38,7 +38,7 @@ def describe_instance(machine: Machine, instance: Instance | None) -> dict[str, 
     """What a diff shows."""
     if instance is None:
         return {}
-    view = {
+    view: dict[str, Any] = {
         "name": instance.name,
         "state": instance.status,
         "cpus": cpu_list(machine, instance.cpus),

@@ -268,12 +268,12 @@ def console_word(device: str) -> str:
     return f"console={device}"
 
 
-def _address(what: str, value: str) -> str:
+def _is_address(value: str) -> bool:
     try:
         socket.inet_pton(socket.AF_INET, value)
-        return value
+        return True
     except (OSError, ValueError):
-        raise ValueError(f"{what} {shown(value)} is not an IPv4 address") from None
+        return False
 
 
 def network_word(network: Mapping[str, str | None]) -> str:
@@ -288,8 +288,11 @@ def network_word(network: Mapping[str, str | None]) -> str:
     if not address:
         reasons.append("address is missing: an IPv4 address or dhcp")
     elif address != "dhcp":
-        for key in ("address", "gateway", "netmask"):
-            collect(reasons, "", lambda value, key=key: _address(key, value), fields.get(key))
+        reasons += [
+            f"{key} {shown(fields[key])} is not an IPv4 address"
+            for key in ("address", "gateway", "netmask")
+            if key in fields and not _is_address(fields[key])
+        ]
     else:
         reasons += [
             f"{key} and address dhcp exclude each other" for key in ("gateway", "netmask") if key in fields
