@@ -112,7 +112,7 @@ class Builder:
                     stack.enter_context(self.signer.for_modules(tree, config))
                 objects = self._make(tree, environment, config)
                 if self.signer:
-                    self._sign(tree, environment, config)
+                    self._sign(self.signer, tree, environment, config)
             return self._collect(tree, config, release, objects, time.monotonic() - started), True
 
     def _tree(self) -> tuple[Path, int]:
@@ -211,11 +211,13 @@ class Builder:
             )
         return counted.objects
 
-    def _sign(self, tree: Path, environment: Mapping[str, str], config: Mapping[str, str]) -> None:
+    def _sign(
+        self, signer: Signer, tree: Path, environment: Mapping[str, str], config: Mapping[str, str]
+    ) -> None:
         """Sign the image and have it packed again: whatever is newer than its parts, make leaves alone."""
         self.progress.enter("sign")
         image = tree / IMAGE
-        self.signer.sign(image)
+        signer.sign(image)
         signed = sha256_file(image)
         for package in self.work.glob(self.format.results):
             package.unlink()
@@ -225,7 +227,7 @@ class Builder:
         for package in self.work.glob(self.format.results):
             packed = self.work / f"packed-{image.name}"
             self._take_out_image(package, packed)
-            self.signer.verify(packed)
+            signer.verify(packed)
             packed.unlink()
 
     def _take_out_image(self, package: Path, image: Path) -> None:

@@ -121,7 +121,7 @@ class Git:
             raise Failure(f"{masked(self.url)} has no commit {commit}")
 
     def has(self, commit: str) -> bool:
-        argv = ["git", "-C", self.path, "cat-file", "-e", f"{commit}^{{commit}}"]
+        argv = ("git", "-C", self.path, "cat-file", "-e", f"{commit}^{{commit}}")
         return not run(argv, env=self._environment()).rc
 
     def verify_tag(self, tag: str, tag_object: str, keyring: Path, scratch: Path) -> None:

@@ -143,7 +143,7 @@ def _parts(expression: str) -> list[str]:
 
 def holds(expression: str, config: Mapping[str, str]) -> bool:
     """Whether a condition of Kconfig is fulfilled, if only as m. Raises ValueError on what it cannot read."""
-    tokens = _TOKEN.findall(expression)
+    tokens: list[str] = _TOKEN.findall(expression)
     if "".join(tokens) != re.sub(r"\s", "", expression):
         raise ValueError(expression)
     position = 0

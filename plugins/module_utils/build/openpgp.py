@@ -28,7 +28,7 @@ def binary_keyring(keyring: Path, scratch: Path) -> Iterator[Path]:
     plain = scratch / f"keyring-{os.getpid()}.gpg"
     home = scratch / f"gnupg-{os.getpid()}"
     home.mkdir(mode=0o700, exist_ok=True)
-    gpg = ["gpg", "--batch", "--yes", "--homedir", home, "--output", plain, "--dearmor", keyring]
+    gpg = ("gpg", "--batch", "--yes", "--homedir", home, "--output", plain, "--dearmor", keyring)
     try:
         must(gpg, f"read the keyring {keyring}")
         yield plain
@@ -40,13 +40,13 @@ def binary_keyring(keyring: Path, scratch: Path) -> Iterator[Path]:
 def verify_signature(what: str, keyring: Path, signature: Path, data: Path, scratch: Path) -> None:
     """By gpgv, and by nothing but the keys of the keyring."""
     with binary_keyring(keyring, scratch) as keys:
-        argv = ["gpgv", "--keyring", keys.absolute(), signature]
+        argv = ("gpgv", "--keyring", keys.absolute(), signature)
         if unpacker := inner(signature, data):
             with bytes_of([unpacker, "-dc", data]) as unpacked:
-                done = run([*argv, "-"], stdin=unpacked.stdout)
+                done = run((*argv, "-"), stdin=unpacked.stdout)
             broken = unpacked.returncode
         else:
-            done = run([*argv, data])
+            done = run((*argv, data))
             broken = 0
     if done.rc or broken:
         said = " | ".join(line.removeprefix("gpgv: ") for line in done.stderr.splitlines()[-3:])

@@ -40,32 +40,32 @@ class Signer:
         if mode & 0o077:
             found.append(f"sign.key {self.key} has mode {mode:04o}: others can read it; chmod 0600 it")
         public = []
-        for name, argv in (
-            ("key", ["openssl", "pkey", "-in", self.key, "-passin", "pass:", "-pubout"]),
-            ("certificate", ["openssl", "x509", "-in", self.certificate, "-noout", "-pubkey"]),
+        for name, path, tool, options in (
+            ("key", self.key, "pkey", ("-passin", "pass:", "-pubout")),
+            ("certificate", self.certificate, "x509", ("-noout", "-pubkey")),
         ):
             try:
-                public.append(must(argv, f"read the {name}").stdout)
+                public.append(must(("openssl", tool, "-in", path, *options), f"read the {name}").stdout)
             except Failure:
-                found.append(f"sign.{name} {argv[3]} cannot be read: it has to be PEM, without a passphrase")
+                found.append(f"sign.{name} {path} cannot be read: it has to be PEM, without a passphrase")
         if len(public) == 2 and public[0] != public[1]:
             found.append(f"sign.certificate {self.certificate} is not that of sign.key {self.key}")
         return found
 
     def fingerprint(self) -> str:
         """SHA-256 of the certificate, in hexadecimal."""
-        argv = ["openssl", "x509", "-in", self.certificate, "-noout", "-fingerprint", "-sha256"]
+        argv = ("openssl", "x509", "-in", self.certificate, "-noout", "-fingerprint", "-sha256")
         return must(argv, "read the certificate").stdout.rpartition("=")[2].strip().replace(":", "").lower()
 
     def sign(self, image: Path) -> None:
         """The image becomes the signed one. It is to have no signature yet: sbsign would add a second one."""
         signed = image.with_name(f"{image.name}.signed")
-        argv = ["sbsign", "--key", self.key, "--cert", self.certificate, "--output", signed]
-        must([*argv, image], f"sign {image.name}")
+        argv = ("sbsign", "--key", self.key, "--cert", self.certificate, "--output", signed)
+        must((*argv, image), f"sign {image.name}")
         signed.replace(image)
 
     def verify(self, image: Path) -> None:
-        argv = ["sbverify", "--cert", self.certificate, image]
+        argv = ("sbverify", "--cert", self.certificate, image)
         must(argv, f"find the signature of {self.certificate} in {image.name}")
 
     @contextlib.contextmanager

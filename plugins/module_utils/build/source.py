@@ -57,7 +57,9 @@ def digits(checksum: str) -> str:
 
 def makefile_version(text: str) -> str:
     """7.0.0-mk5 from the Makefile at the top of a tree."""
-    values = dict(re.findall(r"^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION) *= *(\S*)$", text, re.M))
+    values: dict[str, str] = dict(
+        re.findall(r"^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION) *= *(\S*)$", text, re.M)
+    )
     numbers = [values.get(name, "") for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL")]
     return ".".join(filter(None, numbers)) + values.get("EXTRAVERSION", "")
 
@@ -171,12 +173,14 @@ def archive_origin(
         identity = {"address": src}
     else:
         identity = {"archive": sha256_file(native(src))}
-    if signature:
+    if signature and keyring is None:
+        raise Failure(f"archive {masked(src)}: signature needs keyring, which has the key that made it")
+    if keyring and signature:
         identity["keyring"] = sha256_file(keyring)
 
     def place(directory: Path) -> Path:
         path = fetcher.get(f"archive {masked(src)}", src, checksum)
-        if signature:
+        if signature and keyring:
             seal = fetcher.get(f"signature {masked(signature)}", signature, None)
             named = directory / (signature.rpartition("/")[2])
             shutil.copyfile(seal, named)
@@ -211,12 +215,17 @@ def git_origin(git: Git, tag: str | None, commit: str | None, keyring: Path | No
         if commit and commit != found:
             raise Failure(f"tag {tag} of {masked(git.url)} is commit {found}, wanted is {commit}")
         commit = found
+    if commit is None:
+        raise Failure(f"git {masked(git.url)}: say tag or commit")
+    if keyring and not tag:
+        raise Failure(f"git {masked(git.url)}: keyring verifies a tag, and none is given")
+    wanted = commit
 
     def place(directory: Path) -> Path:
-        git.fetch(f"refs/tags/{tag}" if tag else commit, commit)
-        if keyring:
+        git.fetch(f"refs/tags/{tag}" if tag else wanted, wanted)
+        if keyring and tag:
             git.verify_tag(tag, tag_object, keyring, directory)
-        return git.place(commit, directory)
+        return git.place(wanted, directory)
 
     identity = {"git": commit, "keyring": sha256_file(keyring) if keyring else None}
     return Origin(identity, f"{masked(git.url)} {tag or commit}", place)
@@ -228,6 +237,8 @@ def git_origin(git: Git, tag: str | None, commit: str | None, keyring: Path | No
 def expand(src: str, checksum: str | None, fetcher: Fetcher) -> list[Patch]:
     """The files of one entry: a directory's series, or one file. What has an address is not fetched yet."""
     if is_remote(src):
+        if checksum is None:
+            raise Failure(f"patch {masked(src)}: what is fetched needs checksum")
         name = file_name(src)
         return [Patch(name, digits(checksum), lambda: fetcher.get(f"patch {masked(src)}", src, checksum))]
     paths = read_series(native(src)) if native(src).is_dir() else [native(src)]
@@ -277,15 +288,19 @@ class Tree:
         return [f"dest {self.dest} was not made by this module: remove it, or choose another"]
 
     def is_there(self) -> bool:
+        return self._made() is not None
+
+    def _made(self) -> dict[str, Any] | None:
+        """The marker of what is there, if it is what is wanted."""
         marker = self.marker()
-        return bool(marker) and marker["digest"] == self.digest
+        return marker if marker and marker["digest"] == self.digest else None
 
     def make(self) -> dict[str, Any]:
         """The marker of the tree, which is there as a whole afterwards, or as it was before."""
         self.dest.parent.mkdir(parents=True, exist_ok=True)
         with self._lock():
-            if self.is_there():
-                return self.marker()
+            if marker := self._made():
+                return marker
             self._sweep()
             scratch = self.dest.with_name(f".{self.dest.name}.new-{os.getpid()}")
             scratch.mkdir()
@@ -338,6 +353,8 @@ def read_marker(directory: Path) -> dict[str, Any] | None:
 def tree_source(directory: Path) -> Source:
     """A tree of this module as something to build; its release is known before, unless a suffix is in it."""
     marker = read_marker(directory)
+    if marker is None:
+        raise Failure(f"{directory} was not made by kernel_source: make it with that, or give an archive")
     version = marker["version"]
     known = re.fullmatch(r"\d+\.\d+(\.\d+)?", version)
     return Source(directory.name, marker["digest"], f"{version}-1" if known else None)
