@@ -296,7 +296,14 @@ def problems_of(params: dict) -> list[str]:
     needed = {"tar": True, "patch": params["patches"], "git": params["git"]}
     needed["gpgv"] = any((params[kind] or {}).get("keyring") for kind in ("git", "archive"))
     missing = [tool for tool, wanted in needed.items() if wanted and not shutil.which(tool)]
-    problems = [f"{tool} is not installed" for tool in missing]
+    problems = [f"{tool} is not installed on the host: install the package {tool}" for tool in missing]
+    if not any(params[kind] for kind in ORIGINS):
+        problems.append(f"nothing to make a tree of: give one of {', '.join(ORIGINS)}")
+
+    for kind in ("git", "archive"):
+        # An empty keyring or signature is a mistake of a template, not the wish to trust everybody.
+        empty = [name for name, value in (params[kind] or {}).items() if value == ""]
+        problems += [f"{kind}: {name} is empty: give one, or leave it out" for name in empty]
 
     def need_file(what: str, path: str | None) -> None:
         if path and not is_remote(path) and not native(path).is_file():
@@ -305,6 +312,8 @@ def problems_of(params: dict) -> list[str]:
     if git := params["git"]:
         if git["url"].startswith("-") or (git["tag"] or "").startswith("-"):
             problems.append("git: neither an address nor a tag begins with a hyphen")
+        if not f"{git['url']}{git['tag'] or ''}".isprintable():
+            problems.append("git: an address or tag has characters that cannot be printed")
         if git["commit"] and not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", git["commit"]):
             problems.append(
                 f"git: commit {git['commit']!r} is no full name of one: 40 or 64 hexadecimal digits"
@@ -322,7 +331,7 @@ def problems_of(params: dict) -> list[str]:
     if (debian := params["debian"]) and not native(debian["keyring"]).is_file():
         problems.append(f"debian: keyring {debian['keyring']} is no file; install debian-archive-keyring")
     if params["directory"] and not native(params["directory"]).is_dir():
-        problems.append(f"directory {params['directory']} is none")
+        problems.append(f"directory {params['directory']} is no directory on the host")
     for patch in params["patches"]:
         what = f"patch {masked(patch['src'])}"
         problems += ks.checksum_reasons(what, patch["checksum"])

@@ -37,7 +37,8 @@ def local_directories(url: str) -> list[str]:
         return []
     found = []
     for directory in dict.fromkeys([native(path).absolute(), native(path).resolve()]):
-        for one in (directory, directory / ".git", directory.with_name(f"{directory.name}.git")):
+        beside = [directory.with_name(f"{directory.name}.git")] if directory.name else []
+        for one in (directory, directory / ".git", *beside):
             if one.exists():
                 found.append(text_of(one))
             if one.is_file() and (linked := re.match(r"gitdir: (.+)", read_text(one))):

@@ -139,6 +139,8 @@ def _parsed(fragments: Sequence[Path], reasons: Reasons) -> list[list[kconfig.Op
             parsed.append(kconfig.parse_fragment(read_text(path), path.name))
         except OSError as error:
             reasons.append(f"config fragment {path}: {error.strerror}")
+        except ValueError:  # a name that no file can have
+            reasons.append(f"config fragment {path} is no file")
         except Refused as refused:
             reasons += refused.reasons
     return parsed

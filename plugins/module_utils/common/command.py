@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .errors import Failure
+from .files import encoded
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LOCALE = {"LC_ALL": "C.UTF-8", "LANGUAGE": "C", "PYTHONIOENCODING": "utf-8"}
@@ -97,10 +98,7 @@ def run(
 
 def _encoded(argv: Sequence[str | Path]) -> list[bytes]:
     """Text is UTF-8 whatever the locale is; a Path has the bytes of a name in the locale's way."""
-    return [
-        os.fsencode(word) if isinstance(word, Path) else word.encode("utf-8", "surrogateescape")
-        for word in argv
-    ]
+    return [os.fsencode(word) if isinstance(word, Path) else encoded(word) for word in argv]
 
 
 def _stop(process: subprocess.Popen[str], kill: bool) -> tuple[str, str]:

@@ -70,7 +70,15 @@ def read_text(path: Path) -> str:
 
 def native(text: str) -> Path:
     """A path as a user has written it: names of files are UTF-8, whatever locale a host runs modules in."""
-    return Path(os.fsdecode(text.encode("utf-8", "surrogateescape")))
+    return Path(os.fsdecode(encoded(text)))
+
+
+def encoded(text: str) -> bytes:
+    """UTF-8, whatever is in the text."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a character, which no file has in its name
+        return text.encode("utf-8", "surrogatepass")
 
 
 def text_of(path: Path) -> str:

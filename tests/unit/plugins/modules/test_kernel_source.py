@@ -13,6 +13,7 @@ import json
 import os
 import resource
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -411,3 +412,123 @@ def test_a_build_refuses_any_other_directory(tree, tmp_path, capsys):
     with patch_module_args({**args, "_ansible_check_mode": True}), pytest.raises(SystemExit):
         kernel_build.main()
     assert "is a directory that kernel_source has not made" in json.loads(capsys.readouterr().out)["msg"]
+
+
+# --- values and names of every kind -------------------------------------------------------------------------
+
+ODD = [
+    "",
+    " ",
+    "-",
+    "ü",
+    "\0",
+    "a\nb",
+    "/",
+    "..",
+    "~nobody-here/x",
+    "http://[",
+    "http://a:b@",
+    "file://",
+    "https://x/?",
+    0,
+    None,
+    [],
+]
+
+
+@pytest.mark.parametrize("value", ODD, ids=repr)
+def test_odd_values_end_with_a_message(run, tmp_path, value):
+    none = {"src": "/none", "checksum": f"sha256:{'0' * 64}"}
+    wishes = [
+        {"directory": value},
+        {"directory": str(tmp_path / "none"), "patches": [{"src": value}]},
+        *({"git": {"url": "file:///none", "tag": "v1", name: value}} for name in ("url", "tag", "keyring")),
+        *({"archive": {**none, name: value}} for name in ("src", "checksum", "signature")),
+    ]
+    for wish in wishes:
+        result = run(check=True, **wish)
+        assert result.get("msg") or result["changed"], wish
+
+
+def test_what_is_empty_is_not_left_out(run, repository, archive):
+    """Above all no keyring."""
+    result = run(git={"url": f"file://{repository}", "tag": "plain", "keyring": ""})
+    assert "git: keyring is empty" in result["msg"]
+    result = run(archive={"src": str(archive), "checksum": sha256(archive), "signature": "", "keyring": ""})
+    assert len(result["problems"]) == 2
+    assert "git: tag is empty" in run(git={"url": f"file://{repository}", "tag": ""})["msg"]
+
+
+def test_a_host_whose_locale_is_not_utf_8(tree, tmp_path):
+    place = tmp_path / "größe"
+    place.mkdir()
+    tree.rename(place / "källa")
+    (place / "källa/tür.c").touch()
+    make_patch(place / "für.patch")
+    args = {
+        "dest": f"{place}/Ziel", "cache_dir": f"{place}/cache", "directory": f"{place}/källa",
+        "patches": [{"src": f"{place}/für.patch"}],
+    }  # fmt: skip
+    results = []
+    for variables, options in (
+        ({"LC_ALL": "C.UTF-8"}, []),
+        ({"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}, ["-X", "utf8=0"]),
+    ):
+        done = subprocess.run(
+            [sys.executable, *options, "-c", MODULE, json.dumps(args)],
+            check=False, capture_output=True, text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **variables},
+        )  # fmt: skip
+        results.append(json.loads(done.stdout))
+    first, second = results
+    assert (first["changed"], second["changed"]) == (True, False)
+    assert (first["digest"], first["path"], first["origin"]) == (
+        second["digest"],
+        second["path"],
+        second["origin"],
+    )
+    assert second["path"] == f"{place}/Ziel"
+    assert "LINE 10" in (place / "Ziel/kernel/reboot.c").read_text()
+
+
+MODULE = """
+import json, sys
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.mkops.multikernel.plugins.modules import kernel_source
+with patch_module_args(json.loads(sys.argv[1])):
+    kernel_source.main()
+"""
+
+
+def test_secrets_are_in_no_result(run):
+    mirror = {
+        "package": "linux-source-6.12",
+        "mirror": "http://me:hush-hush@127.0.0.1:9/debian",
+        "keyring": "/dev/null",
+    }
+    address = "https://127.0.0.1:9/x.tar?signature=hush-hush"
+    for wish in (
+        {"archive": {"src": address, "checksum": f"sha256:{'0' * 64}"}},
+        {"git": {"url": "http://hush-hush@127.0.0.1:9/x", "tag": "v1"}},
+    ):
+        result = run(**wish)
+        assert result["failed"]
+        assert "hush-hush" not in json.dumps(result)
+    reasons = kernel_source.addresses(
+        {"git": None, "archive": None, "debian": mirror, "patches": [{"src": address}]}
+    )
+    assert [one for one in reasons if one] == [mirror["mirror"], address]
+
+
+def test_all_origins_read_a_patch_as_a_series_does(run, dest, tree, tmp_path):
+    """One that a mail's text only shows is not applied; one that is not there is no success."""
+    mail = "From 0123456789012345678901234567890123456789 Mon Sep 17 00:00:00 2001\nFrom: A <a@example.com>\n"
+    diff = "--- a/Makefile\n+++ b/Makefile\n@@ -1,2 +1,2 @@\n-VERSION = 7\n+VERSION = 8\n PATCHLEVEL = 0\n"
+    shown = "".join(f"    {line}" for line in diff.splitlines(keepends=True))
+    one = make_patch(tmp_path / "one.patch", mail=f"{mail}Subject: [PATCH] x\n\nTo see it:\n\n{shown}\n---\n")
+    assert run(directory=str(tree), patches=[{"src": str(one)}])["version"] == "7.0.0"
+    lost = tmp_path / "lost.patch"
+    lost.write_text(f"{mail}Subject: [PATCH] lost\n\nThe patch got lost.\n")
+    result = run(directory=str(tree), patches=[{"src": str(one)}, {"src": str(lost)}])
+    assert "patch lost.patch has nothing to apply" in result["msg"]
+    assert (dest / "Makefile").read_text() == MAKEFILE
