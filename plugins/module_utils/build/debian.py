@@ -88,9 +88,9 @@ _PURPOSES = {
 
 
 def _apt_errors(said: str) -> list[str]:
-    """apt's errors, and its warnings where it has no other."""
+    """apt's errors, and its warnings, which may have the reason."""
     lines = [line for line in said.splitlines() if line.startswith(("E:", "W:"))]
-    return [line for line in lines if line.startswith("E:")][:3] or lines[:3] or said.splitlines()[-3:]
+    return sorted(lines, key=lambda line: line.startswith("W:"))[:4] or said.splitlines()[-3:]
 
 
 def _holds(path: Path, text: str) -> bool:

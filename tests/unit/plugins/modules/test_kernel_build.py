@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import contextlib
+import email.utils
 import hashlib
+import io
 import json
 import os
 import signal
@@ -17,8 +19,14 @@ import time
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot import secure_boot
+from ansible_collections.mkops.multikernel.plugins.module_utils.build import order
+from ansible_collections.mkops.multikernel.plugins.module_utils.build.source import MARKER
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import STOP_SIGNALS
+from ansible_collections.mkops.multikernel.plugins.modules import kernel_build
 
 # A kernel of few objects. Where there is a file GATE.STAGE, that stage waits until it is gone.
 MAKEFILE = """\
@@ -142,7 +150,30 @@ class Toy:
         return json.loads(output[output.index("{") :])
 
     def run(self, **more) -> dict:
-        return self.result(self.start(**more))
+        """The result of a run in this process, if nothing is to befall it."""
+        if self.prefix or "python" in more:
+            return self.result(self.start(**more))
+        self.warnings = []
+        out = io.StringIO()
+        handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        umask = os.umask(0o022)
+        try:
+            with (
+                patch_module_args({**self.wish, **more}),
+                pytest.MonkeyPatch.context() as patched,
+                contextlib.redirect_stdout(out),
+                pytest.raises(SystemExit),
+            ):
+                # Where an action plugin was imported before, Ansible shows them at once.
+                patched.setattr(
+                    AnsibleModule, "warn", lambda _module, text, **_more: self.warnings.append(text)
+                )
+                kernel_build.main()
+        finally:
+            os.umask(umask)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        return json.loads(out.getvalue())
 
     def close(self, stage: str) -> None:
         Path(f"{self.gate}.{stage}").touch()
@@ -182,7 +213,8 @@ class Toy:
         assert "msg" not in result
         kernel = self.root / Path(result["directory"]).relative_to("/")
         assert (kernel / "manifest.json").exists()
-        compiled = (kernel / "build/linux-toy/compiled").read_text().split()
+        (tree,) = (path for path in (kernel / "build").iterdir() if path.is_dir())
+        compiled = (tree / "compiled").read_text().split()
         assert sorted(compiled) == [f"obj/{number}.o" for number in range(1, 9)]
 
 
@@ -285,7 +317,9 @@ def test_only_so_many_kernels_are_kept(toy):
     toy.built(first)
     assert (first["removed"], toy.seen("kernels/.work/progress-*.json")) == ([], [])
     Path(toy.wish["config"][0]).write_text("CONFIG_EFI_STUB=y\nCONFIG_OTHER=y\n")
-    told = toy.run(keep=1, _ansible_check_mode=True)
+    told = toy.run(keep=1, _ansible_check_mode=True, _ansible_diff=True)
+    changed = set(told["diff"]["after"].splitlines()) - set(told["diff"]["before"].splitlines())
+    assert sorted(line.split(":")[0] for line in changed) == ["fragment", "key", "release"]
     assert (told["changed"], told["removed"]) == (True, [first["release"]])
     assert Path(first["vmlinux"]).exists()
     second = toy.run(keep=2)
@@ -314,6 +348,155 @@ def test_names_that_are_no_ascii_on_a_host_that_is(tmp_path):
     assert (Path(result["build_tree"]) / "linux-toy/Kbuild").read_text() == "# Spielzeug für uns\n"
     gone = toy.run(python=["-X", "utf8=0"], environment=ascii_only, config=[f"{directory}/nö.config"])
     assert f"config fragment {directory}/nö.config: No such file or directory" in gone["msg"]
+
+
+def test_all_reasons_at_once(toy, tmp_path, monkeypatch):
+    for name, text in (("none.patch", "text"), ("series", "none.patch -p0\ngone.patch\n")):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "bad.config").write_text("CONFIG_A\n# CONFIG_B is not set\n\n# CONFIG_C is not  set\n")
+    result = toy.run(
+        source={"path": str(tmp_path / "gone.tar"), "checksum": "md5:1"},
+        series=str(tmp_path),
+        config=[str(tmp_path / "bad.config"), str(tmp_path / "gone.config")],
+        config_base=str(tmp_path / "gone"),
+        local_version="-Mine",
+        jobs=-1,
+        keep=-1,
+    )
+    assert result["msg"].splitlines()[0] == "nothing was built:"
+    words = [
+        *("local_version '-Mine' cannot be", "jobs is -1", "keep is -1", "is neither one of tinyconfig"),
+        *("bad.config:1: 'CONFIG_A' is not an option", "bad.config:4:", "gone.config: No such file"),
+        *("none.patch has the option -p0", "do not exist: gone.patch", "gone.tar is no file"),
+        "is not of the form",
+    ]
+    assert [word in reason for word, reason in zip(words, result["problems"], strict=True)] == [True] * len(
+        words
+    )
+    (tmp_path / "series").write_text("none.patch\n")
+    (tmp_path / "any.gz").write_text("not packed")
+    monkeypatch.setattr(order, "running_config", lambda: None)
+    for wish, word in (
+        ({"series": str(tmp_path)}, "patch none.patch has nothing to apply"),
+        ({"series": str(tmp_path / "series")}, "is no directory"),
+        ({"config_base": "running"}, "config_base running: there is neither /boot/config-"),
+        ({"config_base": str(tmp_path / "any.gz")}, "any.gz cannot be read"),
+        ({"source": {"path": str(tmp_path)}}, "is a directory that kernel_source has not made"),
+        ({"source": {"package": "p", "keyring": "/gone"}}, "source.keyring /gone is no file"),
+        ({"config": ["\0"]}, "is no file"),
+    ):
+        (reason,) = toy.run(**wish)["problems"]
+        assert word in reason
+    assert not toy.cache.exists()
+
+
+def test_a_base_that_asks_for_what_is_not_here(toy, tmp_path, monkeypatch):
+    """Check mode tells it, too; the same configuration is another kernel where it can be had."""
+    base = tmp_path / "base.config"
+    base.write_text("CONFIG_DEBUG_INFO_BTF=y\nCONFIG_EFI_STUB=y\n")
+    monkeypatch.setattr(order, "toolchain", lambda: ("gcc 12", "pahole: none"))
+    bare = toy.run(config_base=str(base), _ansible_check_mode=True)
+    (warning,) = toy.warnings
+    assert "there is no pahole on the build host" in warning
+    monkeypatch.setattr(order, "toolchain", lambda: ("gcc 12", "pahole: v1.24"))
+    assert toy.run(config_base=str(base), _ansible_check_mode=True)["key"] != bare["key"]
+    assert toy.warnings == []
+
+
+def test_what_a_configuration_names_outside_of_the_tree_is_an_input(toy, tmp_path):
+    keys = tmp_path / "keys.pem"
+    Path(toy.wish["config"][0]).write_text(f'CONFIG_SYSTEM_TRUSTED_KEYS="{keys}"\nCONFIG_EFI_STUB=y\n')
+    seen = set()
+    for text in ("one", "two"):
+        keys.write_text(text)
+        seen.add(toy.run(_ansible_check_mode=True)["key"])
+    keys.unlink()
+    assert len(seen) == 2
+    result = toy.run()
+    assert f"(toy.config:1): neither the source nor the build host has {keys}" in result["msg"]
+    assert not toy.seen("kernels/.work/*/linux-toy/compiled")
+
+
+def test_a_tree_of_kernel_source(toy, tmp_path):
+    tree = tmp_path / "linux-toy"
+    (tree / MARKER).write_text(json.dumps({"digest": "0" * 64, "version": "7.0"}))
+    result = toy.run(source={"path": str(tree)})
+    toy.built(result)
+    assert not (tree / "compiled").exists()
+
+
+# --- Debian's source, by the real apt -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def mirror(toy, tmp_path):
+    """A signed repository with the toy as a source package: what to ask for."""
+    home, root = tmp_path / "gnupg", tmp_path / "package"
+    home.mkdir(mode=0o700)
+    (root / "usr/src").mkdir(parents=True)
+    (root / "DEBIAN").mkdir()
+    fields = (
+        "Package: linux-source-7.0\nVersion: 7.0-1\nArchitecture: all\nMaintainer: a <a@b>\nDescription: x\n"
+    )
+    (root / "DEBIAN/control").write_text(fields)
+    tar = ["tar", "-cJf", root / "usr/src/linux-source-7.0.tar.xz", "-C", tmp_path, "linux-toy"]
+    archive = tmp_path / "mirror"
+    lists = archive / "dists/sid"
+    (lists / "main/binary-amd64").mkdir(parents=True)
+    deb = archive / "linux-source-7.0_7.0-1_all.deb"
+    gpg = ["gpg", "--homedir", home, "--batch", "--pinentry-mode", "loopback", "--passphrase", ""]
+    for argv in (
+        tar,
+        ["dpkg-deb", "-b", root, deb],
+        [*gpg, "--quick-gen-key", "m@example.com", "ed25519", "sign"],
+    ):
+        subprocess.run(argv, check=True, capture_output=True)
+
+    def hashed(text: bytes) -> str:
+        return f"{hashlib.sha256(text).hexdigest()} {len(text)}"
+
+    digest, size = hashed(deb.read_bytes()).split()
+    packages = f"{fields}Filename: {deb.name}\nSize: {size}\nSHA256: {digest}\n"
+    (lists / "main/binary-amd64/Packages").write_text(packages)
+    (tmp_path / "Release").write_text(
+        f"Origin: x\nLabel: x\nSuite: sid\nCodename: sid\nDate: {email.utils.formatdate(usegmt=True)}\n"
+        "Architectures: amd64\nComponents: main\n"
+        f"SHA256:\n {hashed(packages.encode())} main/binary-amd64/Packages\n"
+    )
+    for argv in (
+        [*gpg, "--clearsign", "--output", lists / "InRelease", tmp_path / "Release"],
+        [*gpg, "--output", tmp_path / "keys.gpg", "--export"],
+    ):
+        subprocess.run(argv, check=True, capture_output=True)
+    subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
+    keys = str(tmp_path / "keys.gpg")
+    return {"package": "linux-source-7.0", "suite": "sid", "mirror": f"file:{archive}", "keyring": keys}
+
+
+def test_a_source_package(toy, mirror, tmp_path):
+    told = toy.run(source=mirror, _ansible_check_mode=True)
+    assert told["release"] == f"7.0.0-mkops-{told['key'][:8]}"
+    result = toy.run(source=mirror)
+    toy.built(result)
+    # The toy calls itself 7.0, whatever its package is called: the tree is asked.
+    assert result["release"] == f"7.0-mkops-{told['key'][:8]}"
+    # With its version it is known without the mirror.
+    (tmp_path / "mirror").rename(tmp_path / "away")
+    again = toy.run(source={**mirror, "version": "7.0-1"})
+    assert (again["changed"], again["key"]) == (False, told["key"])
+    gone = toy.run(source={**mirror, "version": "7.0-2"})
+    assert f"no source package linux-source-7.0=7.0-2 in file:{tmp_path}/mirror sid" in gone["msg"]
+
+
+def test_a_source_package_that_nobody_known_has_signed(toy, mirror, tmp_path):
+    (tmp_path / "keys.gpg").write_bytes(Path("/usr/share/keyrings/debian-archive-keyring.gpg").read_bytes())
+    result = toy.run(source=mirror)
+    assert (
+        f"cannot fetch the package lists of file:{tmp_path}/mirror sid: apt-get ended with 100"
+        in result["msg"]
+    )
+    assert "NO_PUBKEY" in result["msg"]
+    assert not toy.seen("sources/*.deb")
 
 
 # --- signatures ---------------------------------------------------------------------------------------------

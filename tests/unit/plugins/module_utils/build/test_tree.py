@@ -30,6 +30,16 @@ def test_unpack_refuses_what_is_no_kernel(tmp_path):
         unpack(archive, out)
 
 
+def test_a_package_without_a_source_archive(tmp_path):
+    (tmp_path / "root/DEBIAN").mkdir(parents=True)
+    fields = "Package: x\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b>\nDescription: x\n"
+    (tmp_path / "root/DEBIAN/control").write_text(fields)
+    deb = tmp_path / "x.deb"
+    subprocess.run(["dpkg-deb", "-b", tmp_path / "root", deb], check=True, capture_output=True)
+    with pytest.raises(Failure, match="is no linux-source package: 0 archives in /usr/src"):
+        unpack(deb, tmp_path / "root")
+
+
 def test_unknown_symbols(tree):
     (tree / "kernel/Kconfig.preempt").write_text("menuconfig FOO\n\tbool\n\nconfig BAR\n\tbool\n")
     assert no_such_symbols(tree, {"FOO", "BAR", "BA", "MULTIKERNEL"}) == {"BA", "MULTIKERNEL"}
