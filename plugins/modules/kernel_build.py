@@ -13,10 +13,13 @@ description:
   - Builds a Debian package and an uncompressed C(vmlinux) from a kernel source, a series of patches and
     configuration fragments, on the host that the task runs on.
   - Results are kept by a key made of everything that decides about them, which is the checksum of the source,
-    the contents of the patches and fragments, the base, the options and the version of the compiler. When a
-    kernel of the same key is there, nothing is done.
-  - Every option that a fragment names is looked up in the finished configuration. If any was lost, the build
-    fails before anything is compiled, naming all of them.
+    the contents of the patches and fragments, the base, the options, the files outside of the tree that the
+    configuration names, and every program that Kconfig asks (gcc with its headers for plugins, as, ld,
+    pahole, rustc, bindgen). When a kernel of the same key is there, nothing is done.
+  - Every option that a fragment names is looked up in the finished configuration. If any was lost, or names a
+    file that is not there, the build fails before anything is compiled, naming all of them. Where the
+    configuration that is built upon names certificates that the source does not have, the options get their
+    default, with a warning.
   - While the kernel is built, the progress is shown on the controller.
   - A build that was interrupted is continued by the next run.
 options:
@@ -45,7 +48,8 @@ options:
       mirror:
         description:
           - Base address of the Debian mirror.
-          - By default the one in the package sources of the build host.
+          - By default the one in the package sources of the build host that is Debian's by its Release file.
+          - A name and password in it are not shown anywhere.
         type: str
       keyring:
         description: The keys that may sign the suite.
@@ -62,6 +66,8 @@ options:
   series:
     description:
       - Directory with the patches to apply, in the order of its file C(series), or of their names.
+      - They are read as C(git am) reads them, mailboxes and encoded mails included, and applied with C(-p1).
+        One with nothing to apply, or another option in the file C(series), is an error.
       - Without it the source is built as it is.
     type: path
   config_base:
@@ -218,7 +224,8 @@ key:
 release:
   description:
     - What C(uname -r) says on the kernel.
-    - Empty in check mode when the source is a plain archive that was not unpacked yet.
+    - In check mode it is foretold from the version of the source, and the series or configuration may add to
+      it; empty when the source is a plain archive.
   type: str
   returned: success
   sample: 6.12.107-mkops-0a1b2c3d

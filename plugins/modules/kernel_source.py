@@ -41,7 +41,8 @@ options:
       mirror:
         description:
           - Base address of the Debian mirror.
-          - By default the one in the package sources of the host.
+          - By default the one in the package sources of the host that is Debian's by its Release file.
+          - A name and password in it are not shown anywhere.
         type: str
       keyring:
         description: The keys that may sign the suite.
@@ -52,7 +53,9 @@ options:
     type: dict
     suboptions:
       url:
-        description: Address of the repository. A name and password in it are not shown anywhere.
+        description:
+          - Address of the repository. A name and password in it are not shown anywhere.
+          - One on the host itself may belong to another user.
         type: str
         required: true
       tag:
@@ -101,6 +104,8 @@ options:
         description:
           - Path on the host or address of a patch or of a mailbox with patches; or a directory, of which the
             patches in its file C(series) are taken, or all C(*.patch) in the order of their names.
+          - Patches are read as C(git am) reads them, and applied with C(-p1). One with nothing to apply is an
+            error.
         type: str
         required: true
       checksum:
@@ -116,6 +121,8 @@ options:
     default: 86400
 notes:
   - All paths are on the host that the task runs on.
+  - The host's configuration of git is not used. Proxies, certificates and keys are given in the
+    C(environment) of the task (C(https_proxy), C(GIT_SSL_CAINFO), C(GIT_SSH_COMMAND)).
   - Needs C(tar), C(patch) and C(git) for what uses them, C(gpgv) for signatures, and C(gpg) for armoured
     keyrings.
 extends_documentation_fragment:
