@@ -9,6 +9,7 @@ SCENARIO ?= default
 # `make lab-up KERNEL=stock`: hosts that run Debian's own kernel
 KERNEL ?= multikernel
 PYTEST_ARGS ?=
+GATES ?=
 VARIANT ?= normal
 SHAPE ?= smp4
 TESTS ?=
@@ -51,20 +52,18 @@ test-full: ## test, longer scenarios, selftests on all kernels and machines, end
 		kernel-builds kernel-test-full demo
 
 .PHONY: lint
-lint: ## Linters, the kernel series, and the collection as it would be published
+lint: ## All gates: linters, types, sanity, Galaxy's importer, the series (GATES="mypy ruff" for some)
 	@tools/bootstrap build test
-	yamllint -s .
-	ruff check
-	ruff format --check
-	ansible-lint --offline --profile production
-	antsibull-changelog lint
-	tools/check-collection
-	tools/series check
+	@tools/gates $(GATES)
 
 .PHONY: unit
-unit: ## Unit tests (PYTEST_ARGS=)
+unit: ## Unit tests (PYTEST_ARGS="-k cpuset" for some)
 	@tools/bootstrap build test
+ifeq ($(PYTEST_ARGS),)
+	pytest tests/unit tests/kernel -n 2
+else
 	pytest tests/unit tests/kernel $(PYTEST_ARGS)
+endif
 
 .PHONY: kernel-test
 kernel-test: ## The series' selftests on a host that boots it (VARIANT=normal SHAPE=smp4 TESTS=all)
@@ -98,7 +97,7 @@ kernel: ## Build a multikernel kernel (PROFILE=lab)
 .PHONY: kernel-builds
 kernel-builds: kernel ## Real builds: cost, packages, signatures, faults (PARTS="cost packages faults")
 	@tools/bootstrap build full
-	tests/lab/kernel_builds.py $(PARTS)
+	python3 tests/lab/kernel_builds.py $(PARTS)
 
 .PHONY: lab-up
 lab-up: ## Start a QEMU host with that kernel, or with Debian's (KERNEL=multikernel|stock)

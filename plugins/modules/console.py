@@ -9,6 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: console
 short_description: Read and write the console of an instance
+version_added: 0.1.0
 description:
   - Sends a line to the console of an instance, waits for what is expected, and returns what was said.
   - Speaks to C(/dev/mktty) itself. kerf is not called.

@@ -9,6 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: info
 short_description: How a host is divided into kernels
+version_added: 0.1.0
 description:
   - Reads the host, its pool and all instances from the running kernel, each file once. kerf is not called.
   - On a kernel without multikernel support, the pool and the instances are empty.

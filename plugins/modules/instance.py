@@ -9,6 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: instance
 short_description: One kernel beside the host's, on CPUs and memory of its own
+version_added: 0.1.0
 description:
   - Reserves CPUs and memory from the pool (M(mkops.multikernel.pool)), loads a kernel into them, starts and
     stops it, and gives everything back.

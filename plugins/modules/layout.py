@@ -9,6 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: layout
 short_description: How a whole machine is divided into kernels
+version_added: 0.2.0
 description:
   - The pool and all instances in one task. Whatever state the machine is in, one run makes it so, and the
     next one changes nothing.

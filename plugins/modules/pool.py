@@ -9,6 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: pool
 short_description: CPUs and memory that a host gives up for other kernels
+version_added: 0.1.0
 description:
   - Takes CPUs and memory from the running kernel of a multikernel host into its pool, or gives them back.
     Instances (M(mkops.multikernel.instance)) are made from the pool.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).resolve().parents[2] / "tools/kernel-lab"
+TOOL = Path(__file__).resolve().parents[2] / "tools/kernel_lab.py"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # Copyright (c) 2026 mkops contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -270,7 +269,7 @@ def structure_cases(file):
     """Blobs with a good header, but no tree inside."""
     node, end, last, property_ = u32(1), u32(2), u32(9), u32(3)
     root = node + padded(b"\0")
-    deep = b"".join(node + padded(text("n")) for _ in range(8))
+    deep = b"".join(node + padded(text("n")) for _level in range(8))
     bodies = {
         "no node": last,
         "no end": root + end,

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026 mkops contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -176,7 +175,10 @@ def cost(scratch, profile):
     again = [built(**wish, cache_dir=one) for _time in range(3)]
     unchanged = min(seconds for _result, seconds in again)
     texts = ", ".join(f"{seconds:.2f}" for _result, seconds in again)
-    check(f"unchanged, three times: {texts} s of the whole command", not any(r["changed"] for r, _ in again))
+    check(
+        f"unchanged, three times: {texts} s of the whole command",
+        not any(result["changed"] for result, _seconds in again),
+    )
     check(f"cold takes at most {COLD_GOAL} of by hand", cold <= COLD_GOAL * whole)
     check(f"warm takes {warm / cold:.3f} of cold, at most {WARM_GOAL}", warm <= WARM_GOAL * cold)
     check(f"unchanged takes less than {UNCHANGED_GOAL} s", unchanged < UNCHANGED_GOAL)

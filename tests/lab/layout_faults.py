@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # Copyright (c) 2026 mkops contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -48,9 +47,9 @@ def disarm():
         path.write_text("0")
 
 
-def layout(*instances, pool=POOL, **wish):
+def layout(*instances, pool=None, **wish):
     return {
-        "pool": pool,
+        "pool": pool or POOL,
         "instances": list(instances),
         "defaults": {**DEFAULTS, **wish.pop("defaults", {})},
         **wish,

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026 mkops contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -46,7 +45,8 @@ def archive(busybox: bytes, agent: bytes | None, programs: dict[Path, bytes]) ->
         ("bin/busybox", program, busybox),
         ("bin/mkops-facts", program, (HERE / "mkops-facts").read_bytes()),
         ("sbin/poweroff", program, (HERE / "poweroff").read_bytes()),
-        ("init", program, (HERE / "init").read_bytes()),
+        # There is no other name for a shell before it has run.
+        ("init", program, b"#!/bin/busybox sh\n" + (HERE / "init").read_bytes()),
     ]
     if agent is not None:
         members.append(("sbin/kerf-init", program, agent))

@@ -191,7 +191,7 @@ def test_verify_wheel_tells_by_its_exit_code(installed):
 
 
 def test_demo_table():
-    demo = load_program(TOP / "tools/demo")
+    demo = load_program(TOP / "tools/demo.py")
     instances = [
         {"name": "red", "cpus": [2], "memory": 256 << 20, "state": "loaded"},
         {"name": "blue", "cpus": [3], "memory": 256 << 20, "state": "active"},
@@ -218,6 +218,6 @@ def test_demo_table():
 
 
 def test_demo_counts_changes():
-    demo = load_program(TOP / "tools/demo")
+    demo = load_program(TOP / "tools/demo.py")
     recap = "PLAY RECAP ***\nlab1           : ok=9    changed=2    unreachable=0    failed=0    skipped=1\n"
     assert demo.RECAP.findall(recap) == [("lab1", "2", "0", "0")]

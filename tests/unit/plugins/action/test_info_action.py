@@ -21,7 +21,8 @@ FOUND = {
 
 @pytest.fixture
 def run(monkeypatch):
-    def run(found=FOUND, **args):
+    def run(found=None, **args):
+        found = FOUND if found is None else found
         plugin = object.__new__(action.ActionModule)
         plugin._task = SimpleNamespace(args=args, async_val=0, check_mode=False)
         asked = []

@@ -32,37 +32,37 @@ from ansible_collections.mkops.multikernel.plugins.modules import kernel_build
 MAKEFILE = """\
 GATE := {gate}
 wait = if [ -e $(GATE).$(1) ]; then touch $(GATE).$(1).reached; \\
-	while [ -e $(GATE).$(1) ]; do sleep 0.05; done; fi
+\twhile [ -e $(GATE).$(1) ]; do sleep 0.05; done; fi
 OBJECTS := $(patsubst %,obj/%.o,1 2 3 4 5 6 7 8)
 IMAGE := arch/x86/boot/bzImage
 
 tinyconfig:
-	@$(call wait,tinyconfig)
-	@echo "# CONFIG_B is not set" >.config
+\t@$(call wait,tinyconfig)
+\t@echo "# CONFIG_B is not set" >.config
 olddefconfig:
 obj/%.o:
-	@mkdir -p obj && echo $@ >obj/$*.part
-	@if [ $* = 5 ]; then $(call wait,compile); fi
-	@echo "  CC      $@" && echo $@ >>compiled && mv obj/$*.part $@
+\t@mkdir -p obj && echo $@ >obj/$*.part
+\t@if [ $* = 5 ]; then $(call wait,compile); fi
+\t@echo "  CC      $@" && echo $@ >>compiled && mv obj/$*.part $@
 image.efi: $(OBJECTS)
-	@gcc -c -fPIC -nostdlib -o image.o image.c && ld -shared -Bsymbolic -o image.so image.o
-	@objcopy -O efi-app-x86_64 -j .text -j .data image.so $@
+\t@gcc -c -fPIC -nostdlib -o image.o image.c && ld -shared -Bsymbolic -o image.so image.o
+\t@objcopy -O efi-app-x86_64 -j .text -j .data image.so $@
 $(IMAGE): image.efi
-	@mkdir -p arch/x86/boot && cp image.efi $@
+\t@mkdir -p arch/x86/boot && cp image.efi $@
 vmlinux: $(OBJECTS)
-	@ld -r -o $@ -b binary Kbuild
+\t@ld -r -o $@ -b binary Kbuild
 .PHONY: include/config/kernel.release
 include/config/kernel.release:
-	@mkdir -p include/config && echo "7.0$(LOCALVERSION)" >$@
+\t@mkdir -p include/config && echo "7.0$(LOCALVERSION)" >$@
 kernelrelease: include/config/kernel.release
-	@cat $<
+\t@cat $<
 bindeb-pkg: vmlinux $(IMAGE)
-	@if [ -e package ]; then $(call wait,pack-again); fi
-	@rm -rf package && mkdir -p package/DEBIAN package/boot
-	@printf '%s\\n' "Package: linux-image-toy" "Version: 1" "Architecture: amd64" "Maintainer: m <m@m>" \\
-		"Description: x" >package/DEBIAN/control
-	@cp {packed} package/boot/vmlinuz-7.0
-	@dpkg-deb --root-owner-group --build package ../linux-image-toy_1_amd64.deb
+\t@if [ -e package ]; then $(call wait,pack-again); fi
+\t@rm -rf package && mkdir -p package/DEBIAN package/boot
+\t@printf '%s\\n' "Package: linux-image-toy" "Version: 1" "Architecture: amd64" "Maintainer: m <m@m>" \\
+\t\t"Description: x" >package/DEBIAN/control
+\t@cp {packed} package/boot/vmlinuz-7.0
+\t@dpkg-deb --root-owner-group --build package ../linux-image-toy_1_amd64.deb
 """
 FILES = {
     "Kbuild": "# toy",

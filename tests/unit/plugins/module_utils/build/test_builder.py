@@ -142,9 +142,9 @@ def test_results_are_put_in_place(build, cache, tree):
 
 MAKEFILE = """\
 include/config/kernel.release:
-	@mkdir -p include/config && echo "{release}" >$@
+\t@mkdir -p include/config && echo "{release}" >$@
 kernelrelease: include/config/kernel.release
-	@cat $<
+\t@cat $<
 """
 
 
