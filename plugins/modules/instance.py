@@ -157,6 +157,11 @@ console:
   returned: when O(wait_for) was waited for, or did not come
   type: list
   elements: str
+instances:
+  description: All instances as they are then, as M(mkops.multikernel.info) returns them.
+  returned: when a step or the wait failed
+  type: list
+  elements: dict
 depends:
   description: What is not so yet and has to be in the real run. Earlier tasks of the play may see to it.
   returned: in check mode, when there is something

@@ -121,7 +121,7 @@ pool:
 instances:
   description: All instances as they are now, as M(mkops.multikernel.instance) returns them; in check mode,
     as they are before.
-  returned: success
+  returned: success, and when a step or the wait failed
   type: list
   elements: dict
 before:

@@ -141,6 +141,11 @@ commands:
   type: list
   elements: str
   sample: ["/opt/mkops/kerf/bin/kerf init --cpus=2,3 --memory=1073741824@0 --devices=none"]
+instances:
+  description: All instances as they are then, as M(mkops.multikernel.info) returns them.
+  returned: when a step or the wait failed
+  type: list
+  elements: dict
 depends:
   description: What is not so yet and has to be in the real run. Earlier tasks of the play may see to it.
   returned: in check mode, when there is something

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.errors import Failure, Pending, Refused
 from ..common.lock import host_lock
+from .facts import instances_facts
 from .image import Images
 from .kernelfs import KernelFs, KernelFsError, Paths
 from .machine import ACTIVE, LOADED, Machine
@@ -217,6 +218,7 @@ class _Run:
             failure.details["commands"] = applier.commands
             failure.details["before"] = dict(self._plan.before)
             failure.details["after"] = view
+            failure.details["instances"] = instances_facts(now)
             raise
 
     def _remember(self) -> None:

@@ -295,6 +295,8 @@ def test_one_that_panics_at_once_is_a_failure(pooled, run_module, wish, console,
     assert [step.partition(":")[0] for step in result["steps"]] == ["create a", "load a", "start a"]
     # The result is what the kernel says, not what was planned.
     assert result["after"]["instances"]["a"]["state"] == "loaded"
+    (one,) = result["instances"]
+    assert (one["state"], one["exit_reason"]) == ("loaded", reason)
 
 
 @pytest.mark.parametrize("reason", ["clean: power off", "forced"])
