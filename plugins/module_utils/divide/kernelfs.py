@@ -128,6 +128,13 @@ def parse_meminfo(text: str) -> dict[str, int]:
     return {row[1]: int(row[2]) * 1024 for row in rows if row}
 
 
+def _seconds(uptime: str) -> float:
+    words = uptime.split()
+    if not words:
+        raise ValueError("/proc/uptime is empty")
+    return float(words[0])
+
+
 def parse_stats(text: str) -> dict[str, int]:
     """Lines of a word and a number; others are of a later kernel and left out."""
     rows = (line.split() for line in text.splitlines())
@@ -204,8 +211,9 @@ class KernelFs:
     def read(self) -> Machine:
         try:
             return self._read()
-        except ValueError as error:
-            raise KernelFsError(f"the kernel's files do not say what they should: {error}") from error
+        except (ValueError, KeyError) as error:
+            what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
+            raise KernelFsError(f"the kernel's files do not say what they should: {what}") from error
 
     def _read(self) -> Machine:
         at = self.paths.at
@@ -216,7 +224,7 @@ class KernelFs:
         pool, pool_logical = parse_pool(root, _text(at("/proc/iomem"))) if root.children else (Pool(), ())
         interface = probe_interface(root.text("implementation"), "memory-granule" in root.properties)
         meminfo = parse_meminfo(_text(at("/proc/meminfo")))
-        uptime = float(_text(at("/proc/uptime")).split()[0])
+        uptime = _seconds(_text(at("/proc/uptime")))
         return Machine(
             release=_text(at("/proc/sys/kernel/osrelease")).strip() or platform.release(),
             boot_id=self.boot_id,

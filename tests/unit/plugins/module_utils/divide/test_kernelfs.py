@@ -159,6 +159,63 @@ def test_trees_with_odd_properties(host, read):
         read()
 
 
+@pytest.mark.parametrize(
+    ("path", "text", "word"),
+    [
+        ("/proc/uptime", "", "/proc/uptime is empty"),
+        ("/proc/uptime", "soon", "could not convert"),
+        ("/proc/meminfo", "", "MemTotal is missing"),
+        ("/sys/devices/system/cpu/present", "0-x", "neither a CPU number"),
+    ],
+)
+def test_files_that_say_something_else_are_no_traceback(host, read, path, text, word):
+    host.write(path, text)
+    with pytest.raises(KernelFsError, match=word):
+        read()
+
+
+@pytest.mark.parametrize("record", ["[]", "3", '"x"', '{"kernel": "x", "initrd": []}', "\xff", "{"])
+def test_odd_records_prove_nothing(make_host, record):
+    host = make_host(
+        pool_cpus=[4],
+        chunks=[(POOL_BASE, 64 * MIB, 0)],
+        instances={"one": FakeInstance(1, [4], POOL_BASE, 64 * MIB, "loaded")},
+    )
+    host.write("/var/lib/kerf/instances/one.json", record.encode("latin-1"))
+    one = reader(host).read().instances["one"]
+    assert (one.kernel, one.initrd) == ({}, {})
+
+
+@pytest.mark.parametrize("note", ["[]", "{", '{"boot_id": "another", "record": "x"}', "\xff", '{"files": 3}'])
+def test_odd_notes_say_nothing(make_host, note):
+    host = make_host(
+        pool_cpus=[4],
+        chunks=[(POOL_BASE, 64 * MIB, 0)],
+        instances={"one": FakeInstance(1, [4], POOL_BASE, 64 * MIB, "loaded")},
+    )
+    host.write("/var/lib/kerf/instances/one.json", '{"kernel": {"sha256": "f00"}}')
+    host.write("/run/mkops/instances/one.json", note.encode("latin-1"))
+    one = reader(host).read().instances["one"]
+    assert (one.kernel, one.files, one.awaited) == ({"sha256": "f00"}, {}, {})
+
+
+def test_notes_of_this_boot(host):
+    notes = reader(host).notes
+    notes.change("one", record="r", files={"/k": [1, 2]}, awaited={"id": 1})
+    notes.change("one", awaited=None)
+    assert notes.read("one") == {"boot_id": reader(host).boot_id, "record": "r", "files": {"/k": [1, 2]}}
+    path = host.root / "run/mkops/instances/one.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    notes.forget("one")
+    notes.forget("one")
+    assert notes.read("one") == {}
+    # A note that cannot be written costs time, not the run.
+    path.parent.rmdir()
+    path.parent.write_text("")
+    notes.change("one", record="r")
+    assert notes.read("one") == {}
+
+
 def test_an_empty_tree_is_no_pool(host, read):
     host.write("/sys/fs/multikernel/device_tree", b"")
     assert read().pool == Pool()
