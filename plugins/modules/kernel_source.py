@@ -314,7 +314,7 @@ def problems_of(params: dict) -> list[str]:
 
     def need_file(what: str, path: str | None) -> None:
         if path and not is_remote(path) and not native(path).is_file():
-            problems.append(f"{what} {path} is no file")
+            problems.append(f"{what} {path} is no file on the host")
 
     if git := params["git"]:
         if git["url"].startswith("-") or (git["tag"] or "").startswith("-"):
@@ -346,9 +346,9 @@ def problems_of(params: dict) -> list[str]:
             if not patch["checksum"]:
                 problems.append(f"{what}: what is fetched needs a checksum")
         elif not native(patch["src"]).exists():
-            problems.append(f"{what} does not exist")
+            problems.append(f"{what} does not exist on the host")
         elif native(patch["src"]).is_dir() and patch["checksum"]:
-            problems.append(f"{what} is a directory, which has no checksum")
+            problems.append(f"{what} is a directory, which has no checksum: leave it out")
     return problems
 
 

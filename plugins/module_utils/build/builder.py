@@ -223,7 +223,9 @@ class Builder:
             package.unlink()
         self._make(tree, environment, config)
         if sha256_file(image) != signed:
-            raise Failure(f"make has linked {image} anew when it packed it, and the signature is lost")
+            raise Failure(
+                f"make has linked {image} anew when it packed it, and the signature is lost: run again"
+            )
         for package in self.work.glob(self.format.results):
             packed = self.work / f"packed-{image.name}"
             self._take_out_image(package, packed)
@@ -242,7 +244,7 @@ class Builder:
                 if content and PurePath(member.name).name.startswith("vmlinuz"):
                     image.write_bytes(content.read())
                     return
-        raise Failure(f"{package} has no kernel image in it")
+        raise Failure(f"{package} has no kernel image in it: see {self.log}")
 
     def _release(self, tree: Path, environment: Mapping[str, str]) -> str:
         """What uname -r will say, asked of the tree: the series and the configuration may add to it."""
@@ -282,7 +284,7 @@ class Builder:
         out.mkdir()
         packages = sorted(self.work.glob(self.format.results))
         if not packages:
-            raise Failure(f"make left no package in {self.work}; the log is {self.log}")
+            raise Failure(f"make made no package in {self.work}: see {self.log}")
         for package in packages:
             shutil.copy2(package, out)
         # Spawned kernels are loaded from the ELF image: its notes and headers stay, what debuggers want goes.

@@ -193,7 +193,9 @@ class Archive:
             finally:
                 shutil.rmtree(incoming, ignore_errors=True)
         if (digest := sha256_file(path)) != source.sha256:
-            raise Failure(f"{path} has sha256 {digest}, expected {source.sha256}; remove it and try again")
+            raise Failure(
+                f"{path} has sha256 {digest}, the archive says {source.sha256}: remove it and try again"
+            )
         write_file(path.with_name(f"{path.name}.sha256"), source.sha256 + "\n")
         return path
 
@@ -202,7 +204,10 @@ def local_source(path: Path, checksum: str) -> Source:
     """A source archive that is on the build host already: .deb or .tar.*, checked against sha256:HEX."""
     digest = sha256_file(path)
     if digest != checksum.removeprefix("sha256:").lower():
-        raise Failure(f"source.path {path} has sha256 {digest}, but source.checksum says {checksum}")
+        raise Failure(
+            f"source.path {path} has sha256 {digest}, but source.checksum says {checksum}: "
+            "fetch it again, or correct the checksum"
+        )
     version = None
     if path.suffix == ".deb":
         version = must(["dpkg-deb", "-f", path, "Version"], f"read the version of {path}").stdout.strip()

@@ -101,7 +101,7 @@ class Git:
         text = self.git(purpose, "ls-remote", "--", self.url, *names, repository=False)
         found = {name: commit for commit, name in (line.split("\t") for line in text.splitlines())}
         if names[0] not in found:
-            raise Failure(f"{masked(self.url)} has no tag {tag}")
+            raise Failure(f"{masked(self.url)} has no tag {tag}: see git ls-remote --tags")
         return found[names[0]], found.get(names[1], found[names[0]])
 
     def fetch(self, ref: str, commit: str) -> None:
@@ -119,7 +119,7 @@ class Git:
             # Not every server hands out commits that no name points to.
             self.git(purpose, "fetch", "-q", "--no-tags", "--", self.url, "+refs/heads/*:refs/heads/*")
         if not self.has(commit):
-            raise Failure(f"{masked(self.url)} has no commit {commit}")
+            raise Failure(f"{masked(self.url)} has no commit {commit} in any branch")
 
     def has(self, commit: str) -> bool:
         argv = ("git", "-C", self.path, "cat-file", "-e", f"{commit}^{{commit}}")
@@ -128,10 +128,16 @@ class Git:
     def verify_tag(self, tag: str, tag_object: str, keyring: Path, scratch: Path) -> None:
         what = f"tag {tag} of {masked(self.url)}"
         if self.git(f"read {what}", "cat-file", "-t", tag_object).strip() != "tag":
-            raise Failure(f"{what} is not signed: it is no annotated tag, and a keyring was given")
+            raise Failure(
+                f"{what} is not signed: it is no annotated tag, and a keyring was given. "
+                "Have it signed, or leave keyring out and give commit"
+            )
         text, signature = split_tag(self.git(f"read {what}", "cat-file", "tag", tag_object))
         if not signature:
-            raise Failure(f"{what} is not signed with OpenPGP, and a keyring was given")
+            raise Failure(
+                f"{what} is not signed with OpenPGP, and a keyring was given. "
+                "Have it signed, or leave keyring out and give commit"
+            )
         data, seal = scratch / "tag", scratch / "tag.asc"
         data.write_text(text)
         seal.write_text(signature)

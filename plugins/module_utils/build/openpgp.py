@@ -50,7 +50,10 @@ def verify_signature(what: str, keyring: Path, signature: Path, data: Path, scra
             broken = 0
     if done.rc or broken:
         said = " | ".join(line.removeprefix("gpgv: ") for line in done.stderr.splitlines()[-3:])
-        raise Failure(f"{what} is not signed by a key of {keyring}: {said}", done.details())
+        raise Failure(
+            f"{what} is not signed by a key of {keyring}: {said}. Add the key, if you trust it",
+            done.details(),
+        )
 
 
 def inner(signature: Path, data: Path) -> str:

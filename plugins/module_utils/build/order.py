@@ -150,7 +150,7 @@ def _patches(series: str | None, reasons: Reasons) -> list[Path]:
     if not series:
         return []
     if not native(series).is_dir():
-        reasons.append(f"series {series} is no directory")
+        reasons.append(f"series {series} is no directory on the build host")
         return []
     try:
         paths = read_series(native(series))
@@ -176,8 +176,9 @@ def _source_reasons(source: Mapping[str, Any]) -> Reasons:
     if path.is_dir():
         if read_marker(path):
             return []
-        return [f"source.path {path} is a directory that kernel_source has not made"]
-    reasons = [] if path.is_file() else [f"source.path {path} is no file"]
+        what = f"source.path {path} is a directory that kernel_source has not made"
+        return [f"{what}: have it make one, or give an archive"]
+    reasons = [] if path.is_file() else [f"source.path {path} is no file on the build host"]
     if not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", source["checksum"] or ""):
         reasons.append(f"source.checksum {source['checksum']!r} is not of the form sha256:HEX")
     return reasons

@@ -136,7 +136,8 @@ class Fetcher:
     def _check(self, what: str, path: Path, checksum: str | None) -> None:
         if checksum and (have := sha256_file(path)) != digits(checksum):
             raise Failure(
-                f"{what} has sha256 {have}, wanted is {digits(checksum)}: it is not what it should be"
+                f"{what} has sha256 {have}, wanted is {digits(checksum)}: it is not what it should be; "
+                "find out why before you change the checksum"
             )
 
 
@@ -196,7 +197,7 @@ def archive_origin(
 
 def directory_origin(path: Path) -> Origin:
     if not (path / "Kbuild").is_file():
-        raise Failure(f"directory {path} is no kernel tree: it has no Kbuild")
+        raise Failure(f"directory {path} is no kernel tree: it has no file Kbuild")
 
     def place(directory: Path) -> Path:
         tree = directory / "linux"
@@ -213,7 +214,9 @@ def git_origin(git: Git, tag: str | None, commit: str | None, keyring: Path | No
     if tag:
         tag_object, found = git.tag_commit(tag)
         if commit and commit != found:
-            raise Failure(f"tag {tag} of {masked(git.url)} is commit {found}, wanted is {commit}")
+            raise Failure(
+                f"tag {tag} of {masked(git.url)} is commit {found}, wanted is {commit}: the tag was moved"
+            )
         commit = found
     if commit is None:
         raise Failure(f"git {masked(git.url)}: say tag or commit")
@@ -253,7 +256,7 @@ def local_patch(path: Path) -> Patch:
 
     def fetch() -> Path:
         if sha256_file(path) != digest:
-            raise Failure(f"patch {path} has changed meanwhile")
+            raise Failure(f"patch {path} has changed while this ran: run again")
         return path
 
     return Patch(path.name, digest, fetch)

@@ -24,14 +24,16 @@ def unpack(archive: Path, directory: Path) -> Path:
         must(["dpkg-deb", "-x", archive, package], f"unpack {archive}", inherit=True)
         inner = sorted(package.glob("usr/src/linux-source-*.tar.*"))
         if len(inner) != 1:
-            raise Failure(f"{archive} is no linux-source package: {len(inner)} archives in /usr/src")
+            raise Failure(f"{archive} is no linux-source package: {len(inner)} archives in /usr/src, not one")
         must(["tar", "-xf", inner[0], "-C", directory], f"unpack {inner[0].name}", inherit=True)
         shutil.rmtree(package)
     else:
         must(["tar", "-xf", archive, "-C", directory], f"unpack {archive}", inherit=True)
     trees = [path for path in directory.iterdir() if (path / "Kbuild").is_file()]
     if len(trees) != 1:
-        raise Failure(f"{archive} holds {len(trees)} kernel trees at its top, expected one")
+        raise Failure(
+            f"{archive} holds {len(trees)} kernel trees at its top, not one: a tree has a file Kbuild"
+        )
     return trees[0]
 
 
