@@ -122,11 +122,6 @@ class Entry:
         names = [entry.ident for entry in (*self.parents, self)]
         return join_path(tuple(name or "" for name in names)) if all(map(selectable, names)) else ""
 
-    @property
-    def body(self) -> str:
-        block = self.command.block
-        return self.text[block.start : block.end] if block else ""
-
 
 def selectable(name: str | None) -> bool:
     """Whether GRUB takes it for a name: what begins with a digit is the number of an entry to it."""
@@ -688,7 +683,9 @@ class Menu:
         for word in rest:
             key, equals, value = word.partition("=") if not isinstance(word, Odd) else ("", "", "")
             if key in ("--class", "--users", "--hotkey", "--id", "--source"):
-                given = value if equals else next(rest, ANY)
+                given = value if equals else next(rest, "")
+                if not equals and not given:
+                    return None
                 if not equals and given.startswith("-"):
                     given = ANY  # an option without its word: whatever GRUB makes of that
                 if key == "--class":

@@ -274,18 +274,20 @@ class Grub:
             raise
 
     def default(self, entry: str) -> None:
+        found = self._menu().find(entry)
+        if found is None:
+            raise Failure(f"GRUB has no entry {entry} to make the default; run update-grub")
+        if why := grub.locked(self._menu(), found):
+            raise Failure(f"{entry} cannot be the default of GRUB: {why}")
+        block = self._environment()
         # It would come back with the next start.
-        if self._environment().get("prev_saved_entry"):
+        if block.get("prev_saved_entry"):
             self._set("prev_saved_entry", "")
         self._set("saved_entry", entry)
         menu = self._menu(next_entry="")
-        found = menu.find(entry)
-        if found is None:
-            raise Failure(f"GRUB's default is {entry} now, but its menu has no such entry; run update-grub")
-        if why := grub.locked(menu, found):
-            raise Failure(f"GRUB's default is {entry} now, but does not start by itself: {why}")
         if self._remembers(MARK, next_entry="", saved_entry=MARK) and menu.default != {entry}:
-            raise Failure(f"GRUB does not start {entry} after it was made the default{self._places(menu)}")
+            self._set("saved_entry", block.get("saved_entry", ""))
+            raise Failure(f"GRUB would not start {entry} when it is made the default{self._places(menu)}")
 
     def arm(self, release: str, words: Sequence[str]) -> None:
         try:

@@ -166,9 +166,84 @@ def test_where_only_the_machine_knows_both_are_told(script, values):
     assert menu_of(f"{script}\n", platform="pc").default == values
 
 
+MANY = "".join(f"if [ -e (hd0)/{name} ]; then v={name}; fi; " for name in "abcdefghijklmnopq")
+WORDS = "".join(f"if [ -e (hd0)/{name} ]; then {name}=1; fi; " for name in "abcdefg")
+
+
+@pytest.mark.parametrize(
+    ("script", "values"),
+    [
+        (f"{MANY}set default=$v", {ANY, "q"}),  # too many to name each
+        (f"{WORDS}echo $a $b $c $d $e $f $g; default=x", {"x"}),
+        ("if [ -e (hd0)/x ]; then v=a; else v=b; fi; w=${v}${v}; default=$w", {"aa", "ab", "ba", "bb"}),
+        ("if [ -e (hd0)/x ]; then v=a; else v=b; fi; $v=1; default=$a", {"", "1"}),
+        ("if [ -e (hd0)/x ]; then v=1; fi; set default=$v", {"", "1"}),
+        ("v='a b'; set default=$v", {ANY}),
+        ("set default=a*", {ANY}),
+        ('function f { set default="$@"; }; f a', {ANY}),
+        ('function f { set default="$0"; }; f a', {ANY}),
+        ('function f { set default="$2"; }; f a', {""}),
+        ('function f { shift; set default="$1"; }; f a b', {ANY}),
+        ("v=; $v; set; set default; ! set x=1; source $prefix/none.cfg; default=x", {"x"}),
+        ("$root=1; default=x", {"x"}),
+        ("load_env -f (hd0)/env default", {ANY}),
+        ("load_env --file=(hd0)/env default", {ANY}),
+        ("load_env --file=$prefix/grubenv default", {"saved"}),
+        ("load_env other", {UNSET}),
+        ("check_signatures=enforce; load_env", {UNSET}),
+        ("check_signatures=enforce; load_env --skip-sig", {"saved"}),
+        ("save_env -f (hd0)/env x; load_env", {"saved"}),
+        ("unset default; save_env default; load_env", {UNSET}),
+        ("if [ a = a; then default=x; fi", {"x", UNSET}),
+        ("if [ a b c d ]; then default=x; fi", {"x", UNSET}),
+        ("if [ a -lt b ]; then default=x; fi", {"x", UNSET}),
+        ("if [ ! = a ]; then default=x; fi", {UNSET}),
+        ("if [ -d $prefix ]; then default=x; fi", {"x", UNSET}),
+        ("if [ -s $prefix/empty ]; then default=x; fi", {UNSET}),
+        ("if [ ! -n '' ]; then default=x; fi", {"x"}),
+    ],
+)
+def test_words_and_commands(script, values):
+    if script.startswith("$root"):
+        with pytest.raises(Unclear):
+            menu_of(f"{script}\n")
+        return
+    assert menu_of(f"{script}\n", {"/boot/grub/empty": ""}, default="saved").default == values
+
+
+def test_without_an_environment_block_nothing_is_loaded_or_saved():
+    files = Files({}.get)
+    menu = Menu("load_env; set x=1; if save_env x; then default=a; fi\n", files, None)
+    assert (menu.default, menu.state.block) == ({UNSET}, {})
+
+
+@pytest.mark.parametrize(
+    ("head", "seen"),
+    [
+        ("menuentry a --odd", []),  # GRUB makes no entry of it
+        ("menuentry", []),
+        ("menuentry a --class", []),
+        ("menuentry a --id --class", [(None, None)]),
+        ("menuentry $root --id x", [(None, None)]),
+        ("menuentry a --users $root", [(None, None)]),
+        ("menuentry -- --id", [("--id", "--id")]),
+        ("menuentry a -", [("a", "a")]),
+    ],
+)
+def test_heads_of_entries(head, seen):
+    menu = menu_of(f"{head} {{ echo x; }}\n")
+    assert [(entry.title, entry.ident) for entry in menu.entries] == seen
+
+
+def test_an_entry_that_is_made_twice_is_one():
+    menu = menu_of("while [ -e (hd0)/x ]; do menuentry a { echo a; }; done\nmenuentry b\n")
+    assert [(entry.title, entry.sure) for entry in menu.entries] == [("a", False)]
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        "load_env $root",
         "function f { f; }; f",
         "source $prefix/loop.cfg",
         "eval $root",

@@ -200,6 +200,57 @@ def test_what_an_older_grub_reboot_left_does_not_come_first(host):
     assert host.boot() == OLD
 
 
+def saved(host):
+    host.file("/etc/default/grub", "GRUB_DEFAULT=saved\n")
+    host.menu()
+    loaders.find(host).default(PIN)
+    return host
+
+
+@pytest.mark.parametrize(
+    ("text", "entry", "why"),
+    [
+        ("", "gone", "GRUB has no entry gone to make the default"),
+        ("submenu more --id more {\n\techo x\n}\n", "more", "GRUB has no entry more"),
+        (
+            f"set superusers=x\nmenuentry 'Linux' --id x {{\n\tlinux /boot/vmlinuz-{OLD}\n}}\n",
+            "x",
+            f"x cannot be the default of GRUB: GRUB has superusers .* in {CUSTOM}, for Linux",
+        ),
+        (
+            'if [ "$default" = x ]; then set default=y; fi\nmenuentry x {\n\techo\n}\n',
+            "x",
+            f"GRUB would not start x when it is made the default: the default is set in {CUSTOM}, line 1",
+        ),
+    ],
+)
+def test_a_default_that_does_not_hold_is_not_left(host, text, entry, why):
+    saved(host).file(CUSTOM, text)
+    with pytest.raises(Failure, match=why):
+        loaders.find(host).default(entry)
+    assert host.environment["saved_entry"] == PIN
+
+
+def test_an_entry_of_our_own_that_another_hides(host):
+    saved(host).file(CUSTOM, f"menuentry first --id mkops-kernel-{OLD} {{\n\techo first\n}}\n")
+    with pytest.raises(Failure, match=f"does not have the entry mkops-kernel-{OLD} that was written"):
+        loaders.find(host).own(OLD, "quiet")
+
+
+def test_an_entry_that_is_gone(host):
+    with pytest.raises(Failure, match=r"GRUB has no entry for 9\.9 any more"):
+        loaders.find(host).own("9.9", "quiet")
+
+
+def test_an_entry_of_the_trial_that_another_hides(host):
+    host_tests.phase(host, "install")
+    host.file(CUSTOM, f"menuentry first --id {plan.TRIAL_ID} {{\n\techo first\n}}\n")
+    with pytest.raises(Failure, match=f"GRUB would not start the trial of {NEW}"):
+        loaders.find(host).arm(NEW, ["panic=10"])
+    assert "next_entry" not in host.environment
+    assert host.boot() == OLD
+
+
 # --- the environment block cannot be written ----------------------------------------------------------------
 
 
@@ -474,6 +525,21 @@ def test_a_trial_that_systemd_boot_does_not_take_is_taken_back(tmp_path, monkeyp
     with pytest.raises(Failure, match="systemd-boot starts its default after the trial was chosen"):
         loaders.find(host).arm(NEW, ["panic=10"])
     assert host.ours() == ""
+
+
+def test_a_default_that_systemd_boot_does_not_have(tmp_path):
+    host = SimulatedSystemdBoot(tmp_path)
+    with pytest.raises(Failure, match=r"is gone\.conf now, which is not in its menu"):
+        loaders.find(host).default("gone.conf")
+
+
+def test_a_boot_partition_that_is_not_mounted(tmp_path, monkeypatch):
+    host = SimulatedSystemdBoot(tmp_path)
+    run = host.loader_command
+    monkeypatch.setattr(
+        host, "loader_command", lambda name, words: (1, "") if "--print" in words[0] else run(name, words)
+    )
+    assert "the EFI system partition is not mounted" in loaders.look(host).faults[0]
 
 
 def test_a_boot_partition_that_is_full(tmp_path, monkeypatch):
