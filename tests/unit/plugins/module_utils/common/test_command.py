@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 
@@ -41,12 +42,15 @@ def test_one_that_takes_too_long_is_stopped():
     assert time.monotonic() - began < 30
 
 
-def test_one_that_does_not_want_to_end(monkeypatch):
+def test_one_that_does_not_want_to_end(monkeypatch, tmp_path):
     monkeypatch.setattr(command, "GRACE", 0.3)
-    stubborn = ["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"]
-    assert command.run(stubborn, timeout=0.3).rc is None
-    left = command.run([*stubborn[:2], f"echo $$ >&2; {stubborn[2]}"], timeout=0.3, kill=False)
-    assert left.rc is None
+    pid_file = tmp_path / "pid"
+    stubborn = ["sh", "-c", f"trap '' TERM; echo $$ >{pid_file}; while :; do sleep 0.1; done"]
+    assert command.run(stubborn, timeout=1).rc is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid_file.read_text()), 0)
+    assert command.run(stubborn, timeout=1, kill=False).rc is None
+    os.kill(int(pid_file.read_text()), signal.SIGKILL)  # it was left running, as it should
 
 
 def test_an_interrupted_run_leaves_no_program(monkeypatch, tmp_path):
