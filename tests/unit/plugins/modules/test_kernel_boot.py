@@ -235,7 +235,7 @@ def test_no_systemd(machine):
     assert "systemd does not run here" in phase(machine, "plan")["reasons"][0]
 
 
-def test_instances_that_may_be_stopped_are_named(machine):
+def test_instances_that_may_be_stopped_are_named(machine, monkeypatch):
     machine.file("/sys/fs/multikernel/instances/web/status", "active\n")
     machine.file("/sys/fs/multikernel/instances/db/status", "ready\n")
     planned = phase(machine, "plan", instances="stop")
@@ -243,6 +243,10 @@ def test_instances_that_may_be_stopped_are_named(machine):
     phase(machine, "install", instances="stop")
     # Whoever does not stop them gets no restart, and the trial is off. This kernel shows too little for it.
     with pytest.raises(Failure, match="the kernel's files do not say what they should"):
+        phase(machine, "trial", instances="stop")
+    # Nor does one that is there after that.
+    monkeypatch.setattr(kernel_boot, "converge", lambda *_args, **_more: None)
+    with pytest.raises(Failure, match="instances are not stopped: web"):
         phase(machine, "trial", instances="stop")
     assert "next_entry" not in machine.environment
     assert machine.boot() == OLD
