@@ -15,7 +15,6 @@ import pty
 import re
 import select
 import shutil
-import signal
 import struct
 import subprocess
 import tempfile
@@ -62,7 +61,7 @@ class Start:
         return ASKS in self.output
 
 
-def start(grub: Path, prelude: str = LOAD, patience: float = 5) -> Start:
+def start(grub: Path, prelude: str = LOAD, patience: float = 30) -> Start:
     """Start a machine whose /boot/grub is this directory; its grubenv is afterwards as GRUB has left it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -77,36 +76,43 @@ def start(grub: Path, prelude: str = LOAD, patience: float = 5) -> Start:
         with image.open("wb") as file:
             file.truncate(2 << 20)
         make = ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", str(folder / "tree"), str(image)]
-        subprocess.run(make, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+        subprocess.run(make, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
         (folder / "map").write_text(f"(hd0) {image}\n")
         argv = ["grub-emu", "-m", str(folder / "map"), "-r", "hd0", "-d", "/boot/grub"]
         output, ended = _watch(argv, patience)
         if (grub / "grubenv").exists():
             dump = f"dump /boot/grub/grubenv {folder / 'grubenv'}"
-            subprocess.run(["debugfs", "-R", dump, str(image)], check=True, capture_output=True)
+            subprocess.run(
+                ["debugfs", "-R", dump, str(image)],
+                check=True,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=60,
+            )
             (grub / "grubenv").write_bytes((folder / "grubenv").read_bytes())
     return Start(output, ended)
 
 
 def _watch(argv: list[str], patience: float) -> tuple[str, bool]:
     """What a program says on its terminal, and whether it ended by itself."""
-    child, terminal = pty.fork()
-    if not child:
-        ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 200, 4000, 0, 0))
-        os.execvpe(argv[0], argv, {**os.environ, "TERM": "vt100"})
+    terminal, other = pty.openpty()
+    ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 200, 4000, 0, 0))
     said = b""
-    end = time.monotonic() + patience
-    ended = False
-    while not ended and time.monotonic() < end and ASKS.encode() not in said:
-        if select.select([terminal], [], [], 0.1)[0]:
-            try:
-                data = os.read(terminal, 65536)
-            except OSError:  # the other side is closed
-                data = b""
-            said += data
-            ended = not data
-    if not ended:
-        os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    environment = {**os.environ, "TERM": "vt100"}
+    with subprocess.Popen(
+        argv, stdin=other, stdout=other, stderr=other, start_new_session=True, env=environment
+    ) as child:
+        os.close(other)
+        end = time.monotonic() + patience
+        ended = False
+        while not ended and time.monotonic() < end and ASKS.encode() not in said:
+            if select.select([terminal], [], [], 0.1)[0]:
+                try:
+                    data = os.read(terminal, 65536)
+                except OSError:  # the other side is closed
+                    data = b""
+                said += data
+                ended = not data
+        child.kill()
     os.close(terminal)
     return _ESCAPE.sub("", said.decode(errors="replace")), ended

@@ -107,7 +107,7 @@ def start(folder, text, custom, prelude=grub_emu.LOAD, **block):
         subprocess.run(["grub-script-check", str(folder / "custom.cfg")], check=True)
     words = [f"{name}={value}" for name, value in block.items()]
     subprocess.run(["grub-editenv", str(folder / "grubenv"), "set", *words], check=True)
-    return grub_emu.start(folder, prelude, patience=3)
+    return grub_emu.start(folder, prelude)
 
 
 def trial(entry, words=("panic=10",)):
