@@ -336,6 +336,8 @@ class Menu:
         return status
 
     def _one(self, statement: script.Statement, state: _State) -> frozenset[bool]:
+        if isinstance(statement, script.Command):
+            return self._command(statement, state)
         if isinstance(statement, script.If):
             return self._if(statement.branches, statement.otherwise, state)
         if isinstance(statement, script.Loop):
@@ -347,8 +349,7 @@ class Menu:
                 known.clear()
             known.append((statement, text, file))
             return YES
-        assert isinstance(statement, script.Command)
-        return self._command(statement, state)
+        raise TypeError(statement)
 
     def _if(
         self,

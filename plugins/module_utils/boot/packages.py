@@ -128,7 +128,7 @@ def _why(failure: Failure, names: Sequence[str]) -> str:
     lines = [line.strip() for line in str(failure.details.get("stderr", "")).splitlines()]
     usual = ("Errors were encountered while processing", "dpkg: error processing")
     said = [line for line in lines if line and not line.startswith(usual) and line not in names]
-    return f"{str(failure).split(': ')[0]}: {' | '.join(said[-4:])}" if said else str(failure)
+    return f"{str(failure).partition(': ')[0]}: {' | '.join(said[-4:])}" if said else str(failure)
 
 
 def _undo(access: Access, release: str, before: Mapping[str, Package]) -> list[str]:

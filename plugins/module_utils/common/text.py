@@ -30,6 +30,10 @@ def prefixed(prefix: str, reason: str) -> str:
 
 def reasons_of(error: ValueError) -> list[str]:
     """What a parser has against a value: ValueError(*reasons). An error of Python itself is one reason."""
-    if type(error) is ValueError and error.args and all(isinstance(reason, str) for reason in error.args):
+    if (
+        not isinstance(error, UnicodeError)
+        and error.args
+        and all(isinstance(reason, str) for reason in error.args)
+    ):
         return list(error.args)
     return [str(error)]

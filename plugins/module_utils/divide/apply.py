@@ -235,7 +235,7 @@ class Applier:
                             "console": last_lines(error.output, CONSOLE_LINES),
                             "instance_name": watch.name,
                         }
-                        raise KerfError(f"instance {watch.name}: {error}", details) from error
+                        raise KerfError(f"instance {watch.name}: {error}", details) from None
 
     def judge(self, machine: Machine) -> list[str]:
         """What became of those that were started. That one is up for a moment only is no success."""

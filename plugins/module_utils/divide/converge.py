@@ -172,11 +172,11 @@ class _Run:
         kerf = Kerf.find(self._kerf_path, self._kernel)
         if plan.changed and (reasons := [*kerf.reasons(), *_kernel_reasons(self._machine)]):
             raise Refused(*reasons)
-        self._applier = Applier(self._kernel, kerf, self._request, self._consoles)
-        with self._what_was_done():
-            self._applier.run(plan.steps)
+        applier = self._applier = Applier(self._kernel, kerf, self._request, self._consoles)
+        with self._what_was_done(applier):
+            applier.run(plan.steps)
             for one in again:
-                self._applier.await_again(self._machine.instances[one.name])
+                applier.await_again(self._machine.instances[one.name])
         if plan.changed:
             self._machine = self._kernel.read()
 
@@ -186,7 +186,7 @@ class _Run:
         warnings = [*plan.warnings]
         if applier is None:
             return Result(plan, self._machine, plan.before, _view(self._machine, plan), warnings=warnings)
-        with self._what_was_done():
+        with self._what_was_done(applier):
             if applier.waits:
                 applier.wait()
                 self._machine = self._kernel.read()
@@ -204,10 +204,8 @@ class _Run:
         )
 
     @contextlib.contextmanager
-    def _what_was_done(self) -> Any:
+    def _what_was_done(self, applier: Applier) -> Any:
         """A failure tells what was done before it, and how the host now is."""
-        applier = self._applier
-        assert applier is not None
         try:
             yield
         except Failure as failure:

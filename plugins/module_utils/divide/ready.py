@@ -121,7 +121,7 @@ class Watch:
             try:
                 text = self._awaited.look(patience, living)
             except ConsoleError as error:
-                raise ConsoleError(f"{error}{self._ending(living)}", error.output) from error
+                raise ConsoleError(f"{error}{self._ending(living)}", error.output) from None
             if text is None:
                 return False
             self.output = text

@@ -366,7 +366,11 @@ def test_a_running_kernel_is_judged_before_it_becomes_the_default(rig):
 
 
 def test_a_kernel_that_is_on_trial_is_judged_by_the_next_run(either):
-    either.cut = lambda what: (_ for _ in ()).throw(KeyboardInterrupt) if what == "before judge" else None
+    def cut(what):
+        if what == "before judge":
+            raise KeyboardInterrupt
+
+    either.cut = cut
     with pytest.raises(KeyboardInterrupt):
         either.run()
     either.cut = lambda _what: None

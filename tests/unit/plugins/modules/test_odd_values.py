@@ -98,7 +98,8 @@ def test_every_option_of_every_module(divided, run_module, name, option):
 
 
 @pytest.mark.parametrize(
-    ("where", "option"), [(where, option.name) for where, (group, _) in IN_LAYOUT.items() for option in group]
+    ("where", "option"),
+    [(where, option.name) for where, (group, _place) in IN_LAYOUT.items() for option in group],
 )
 def test_every_option_within_a_layout(divided, run_module, where, option):
     _group, place = IN_LAYOUT[where]

@@ -89,7 +89,7 @@ def menu_of(text, custom="", **block):
 def head(text):
     """The menu with the beginning and the end that Debian's has."""
     start, end = (
-        MENU.split("### BEGIN /etc/grub.d/10_linux ###\n")[0],
+        MENU.partition("### BEGIN /etc/grub.d/10_linux ###\n")[0],
         MENU[MENU.index("### BEGIN /etc/grub.d/41") :],
     )
     return f"{start}{text}{end}"

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import pytest
 
@@ -31,16 +33,13 @@ class Script:
     """Answers calls in order and remembers them."""
 
     def __init__(self, *answers):
-        self.answers = list(answers)
+        self.answer = mock.Mock(side_effect=itertools.chain(answers, itertools.repeat(Done((), 0))))
         self.calls = []
 
     def __call__(self, argv, timeout, inherit, kill):
         assert (inherit, kill) == (True, False)
         self.calls.append((argv, timeout))
-        answer = self.answers.pop(0) if self.answers else Done((), 0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        return self.answer()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from unittest import mock
 
 import pytest
 
@@ -47,8 +48,7 @@ class Socket:
 
     def connect(self, address):
         self.asked.append(("connect", address))
-        if self.refuses:
-            raise self.refuses
+        mock.Mock(side_effect=self.refuses)()
 
 
 @pytest.fixture
