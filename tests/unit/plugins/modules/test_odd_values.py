@@ -6,12 +6,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
+from ansible_collections.mkops.multikernel.plugins.module_utils._module import printable
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Refused
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import ready as _ready
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.converge import converge
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFs, Paths
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.options import (
     CONSOLE,
     HEADROOM,
@@ -21,16 +26,18 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.divide.options i
     LAYOUT,
     POOL,
 )
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.request import layout_request
 from ansible_collections.mkops.multikernel.plugins.modules import console, info, instance, layout, pool
 from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import MIB, POOL_BASE, FakeInstance
 
 ODD = [
     *(True, False, -1, 0, 1, 1.5, -0.5, 10**30, float("inf"), float("nan")),
-    *("", " ", "-", "ü", "\udcff", "\0", "a\nb", "all but", "2-", "1G1", "(", "[", "a{99999999999999}"),
-    *("x" * 5000, "9" * 5000, "0-9999," * 2000, "~", "$HOME", "/", "/dev/null", "../..", "{{ x }}", "'"),
-    *([], [None], [[]], [{}], [True], [1, "x", None, {"a": 1}], ["ü", "\udcff"]),
-    *({}, {"a": None}, {"a": {"b": []}}, {"0": "1G", "x": True}, {"name": 5}, {"\udcff": "\udcff"}),
+    *("", " ", "-", "ü", "\0", "a\nb", "all but", "2-", "1G1", "(", "[", "a{99999999999999}"),
+    *("x" * 5000, "9" * 5000, "0-9999," * 20, "~", "$HOME", "/", "/dev/null", "../..", "{{ x }}", "'"),
+    *([], [None], [[]], [{}], [True], [1, "x", None, {"a": 1}], ["ü"]),
+    *({}, {"a": None}, {"a": {"b": []}}, {"0": "1G", "x": True}, {"name": 5}),
 ]
+NO_TEXT = ["\udcff", ["ü", "\udcff"], {"\udcff": "\udcff"}]  # bytes that are no UTF-8
 PYTHON = re.compile(r"Traceback|\{'|\[None|\[\{|\['\w|None|True\b|False\b|ordinal not in|<class|Error\(")
 
 MODULES = {
@@ -60,6 +67,8 @@ def divided(make_host, monkeypatch):
         instances={"web": FakeInstance(1, [4], POOL_BASE, 128 * MIB, "active")},
     )
     host.version = "0.5.0"  # nothing is to be changed here: this kerf is refused
+    machine = KernelFs(Paths(str(host.root))).read()
+    monkeypatch.setattr(KernelFs, "read", lambda _kernel: machine)  # once for hundreds of runs
     return host
 
 
@@ -97,20 +106,42 @@ def test_every_option_of_every_module(divided, run_module, name, option):
                 check(result)
 
 
+def outcome(host, check_mode=True, **params):
+    """Of a layout, without Ansible, which would not let all of it through."""
+    try:
+        result = converge(
+            Paths(str(host.root)),
+            "/opt/mkops/kerf/bin/kerf",
+            check_mode,
+            lambda machine, images: layout_request(params, machine, images),
+        )
+    except Refused as refused:
+        return {"reasons": refused.reasons}
+    return {"depends": result.depends}
+
+
 @pytest.mark.parametrize(
-    ("where", "option"),
-    [(where, option.name) for where, (group, _place) in IN_LAYOUT.items() for option in group],
+    ("where", "option"), [(where, option.name) for where, (group, _) in IN_LAYOUT.items() for option in group]
 )
-def test_every_option_within_a_layout(divided, run_module, where, option):
+def test_every_option_within_a_layout(divided, where, option):
     _group, place = IN_LAYOUT[where]
-    for number, value in enumerate(ODD):
-        check(run_module(layout, divided, _check=bool(number % 2), **place({option: value})))
+    for number, value in enumerate([*ODD, *NO_TEXT]):
+        check(outcome(divided, bool(number % 2), **place({option: value})))
 
 
-@pytest.mark.parametrize("where", ["profiles", "defaults", "pool", "instances"])
-def test_odd_things_in_the_place_of_dictionaries(divided, run_module, where):
-    for value in ODD:
-        check(run_module(layout, divided, instances=[{"name": "a", "profile": "p"}], profiles={"p": value}))
-        check(run_module(layout, divided, instances=[value]))
-        check(run_module(layout, divided, instances={"a": value}))
-        check(run_module(layout, divided, instances=[{"name": "a", "profile": value}]))
+@pytest.mark.parametrize("value", [*ODD, *NO_TEXT], ids=lambda value: repr(value)[:20])
+def test_odd_things_in_the_place_of_dictionaries(divided, value):
+    profiled = [{"name": "a", "profile": "p"}]
+    check(outcome(divided, instances=profiled, profiles={"p": value}))
+    check(outcome(divided, instances=profiled, profiles=value))
+    check(outcome(divided, instances=profiled, defaults=value, pool=value))
+    check(outcome(divided, instances=[value]))
+    check(outcome(divided, instances={"a": value}))
+    check(outcome(divided, instances=[{"name": "a", "profile": value}]))
+
+
+def test_a_result_can_be_printed_whatever_is_in_it():
+    """As of a file whose name is no UTF-8."""
+    found = printable({"a\udcff": ["b\udcfe", ("c", 1)], "d": {"e": None, "f": True}})
+    assert found == {"a\\xff": ["b\\xfe", ["c", 1]], "d": {"e": None, "f": True}}
+    json.dumps(found, ensure_ascii=False).encode()
