@@ -34,6 +34,8 @@ def collections() -> Path:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(TOP)
+        # Python may have looked there already, and remember that there is nothing.
+        sys.path_importer_cache.clear()
     return TOP / ".ansible/collections"
 
 
