@@ -2,9 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Fail unless what is installed is byte for byte what the wheel holds, and no module is added.
+"""Fail unless a wheel is the released one, and what is installed byte for byte what it holds, no module more.
 
-verify_wheel.py WHEEL SHA256 ENVIRONMENT
+verify_wheel.py WHEEL SHA256                before it is installed
+verify_wheel.py WHEEL SHA256 ENVIRONMENT    afterwards
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import zipfile
 from pathlib import Path
 
 
-def differences(wheel: Path, sha256: str, environment: Path) -> list[str]:
+def differences(wheel: Path, sha256: str, environment: Path | None = None) -> list[str]:
     if not wheel.is_file():
         return [f"{wheel} is missing"]
     if hashlib.sha256(wheel.read_bytes()).hexdigest() != sha256:
         return [f"{wheel} does not have the SHA-256 {sha256}"]
+    if environment is None:
+        return []
     places = sorted(environment.glob("lib/python3*/site-packages"))
     if len(places) != 1:
         return [f"{environment} is not one virtual environment"]
@@ -41,7 +44,7 @@ def differences(wheel: Path, sha256: str, environment: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    problems = differences(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    problems = differences(Path(sys.argv[1]), sys.argv[2], *map(Path, sys.argv[3:]))
     if problems:
         sys.exit("\n".join(problems))
-    print(f"{sys.argv[3]} is as released in {Path(sys.argv[1]).name}")
+    print(f"{sys.argv[-1] if sys.argv[3:] else 'it'} is as released in {Path(sys.argv[1]).name}")

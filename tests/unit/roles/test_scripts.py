@@ -17,6 +17,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 TOP = Path(__file__).resolve().parents[3]
 MAKE_INITRAMFS = TOP / "roles/spawn_image/files/make_initramfs.py"
@@ -188,6 +189,51 @@ def test_verify_wheel_tells_by_its_exit_code(installed):
     assert subprocess.run(argv, capture_output=True, check=False).returncode == 0
     (installed[3] / "kerf/__init__.py").unlink()
     assert subprocess.run(argv, capture_output=True, check=False).returncode == 1
+
+
+def test_verify_wheel_before_the_installation(installed):
+    wheel, sha256 = installed[:2]
+    argv = [sys.executable, str(VERIFY_WHEEL), str(wheel), sha256]
+    assert subprocess.run(argv, capture_output=True, check=False).returncode == 0
+    wheel.write_bytes(wheel.read_bytes() + b"\0")
+    result = subprocess.run(argv, capture_output=True, check=False, text=True)
+    assert (result.returncode, result.stderr) == (1, f"{wheel} does not have the SHA-256 {sha256}\n")
+
+
+def kerf_tasks():
+    tasks = yaml.safe_load((TOP / "roles/host/tasks/kerf.yml").read_text())
+    return [task["name"] for task in tasks[1]["block"]], tasks
+
+
+def test_kerf_is_verified_before_it_is_installed():
+    names = kerf_tasks()[0]
+    assert names.index("Compare the wheel on the host with what was released") < names.index(
+        "Install kerf alone"
+    )
+
+
+def test_a_kept_wheel_is_taken_for_its_hash_alone(tmp_path):
+    """The role's own tasks, as far as the controller: whether pip is asked."""
+    block = {task["name"]: task for task in kerf_tasks()[1][1]["block"]}
+    fetch = block["Fetch kerf to the controller"]
+    fetch["ansible.builtin.command"] = {"argv": ["touch", f"{tmp_path}/{{{{ inventory_hostname }}}}/fetched"]}
+    kept = {"missing": None, "damaged": b"the wheel\0", "good": b"the wheel"}
+    for name, content in kept.items():
+        (tmp_path / name).mkdir()
+        if content is not None:
+            (tmp_path / name / "kerf.whl").write_bytes(content)
+    variables = {
+        "host_wheelhouse": f"{tmp_path}/{{{{ inventory_hostname }}}}",
+        "host_kerf_wheel": "kerf.whl",
+        "host_kerf_sha256": hashlib.sha256(b"the wheel").hexdigest(),
+    }
+    tasks = [block["Look for kerf on the controller"], fetch]
+    play = [{"hosts": "all", "gather_facts": False, "vars": variables, "tasks": tasks}]
+    (tmp_path / "play.yml").write_text(yaml.safe_dump(play))
+    argv = ["ansible-playbook", "-i", ",".join(kept), "-c", "local", str(tmp_path / "play.yml")]
+    done = subprocess.run(argv, capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stdout
+    assert {name for name in kept if (tmp_path / name / "fetched").exists()} == {"missing", "damaged"}
 
 
 def test_demo_table():
