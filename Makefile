@@ -46,10 +46,10 @@ test: ## Everything that must pass: lint, unit, the kernel's selftests, the Mole
 		"molecule SCENARIO=refuse"
 
 .PHONY: test-full
-test-full: ## test, longer scenarios, selftests on all kernels and machines, endurance, fuzzing, the demo (hours)
+test-full: ## test, matrix, longer scenarios, selftests on all kernels and machines, endurance, fuzzing, the demo (hours)
 	@MKOPS_EXAMPLES=5000 tools/stages test "molecule SCENARIO=site" "molecule SCENARIO=layout" "molecule SCENARIO=rollout" \
 		"molecule SCENARIO=secureboot" "molecule SCENARIO=profiles" "molecule SCENARIO=latency" \
-		kernel-builds kernel-test-full demo
+		matrix docs-site kernel-builds kernel-test-full demo
 
 .PHONY: lint
 lint: ## All gates: linters, types, sanity, Galaxy's importer, the series (GATES="mypy ruff" for some)
@@ -64,6 +64,16 @@ ifeq ($(PYTEST_ARGS),)
 else
 	pytest tests/unit tests/kernel $(PYTEST_ARGS)
 endif
+
+.PHONY: matrix
+matrix: ## Unit tests on other versions of ansible-core and Python, modules on a host with Python 3.9
+	@tools/bootstrap build test
+	@tools/matrix
+
+.PHONY: docs-site
+docs-site: ## The documentation as a site, as antsibull-docs makes it, in .ansible/docs
+	@tools/bootstrap
+	@tools/docs-site
 
 .PHONY: kernel-test
 kernel-test: ## The series' selftests on a host that boots it (VARIANT=normal SHAPE=smp4 TESTS=all)
