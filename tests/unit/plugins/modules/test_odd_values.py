@@ -121,7 +121,8 @@ def outcome(host, check_mode=True, **params):
 
 
 @pytest.mark.parametrize(
-    ("where", "option"), [(where, option.name) for where, (group, _) in IN_LAYOUT.items() for option in group]
+    ("where", "option"),
+    [(where, option.name) for where, (group, _place) in IN_LAYOUT.items() for option in group],
 )
 def test_every_option_within_a_layout(divided, where, option):
     _group, place = IN_LAYOUT[where]
