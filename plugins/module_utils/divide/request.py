@@ -52,8 +52,8 @@ class Request:
         self.headroom = given.values["headroom"] or 0
         self.host_cpus = given.values["host_cpus"] or 1
 
-    def add(self, given: Given, machine: Machine, images: Images, prefix: str = "") -> None:
-        """An instance."""
+    def add(self, given: Given, called: str, machine: Machine, images: Images, prefix: str = "") -> None:
+        """An instance. called: what messages call it where its name is of no use."""
         reasons = [*given.reasons]
         values, said = given.values, given.said
         for one, other in (("cpus", "cpu_count"), ("cpus", "cpu_policy")):
@@ -72,7 +72,7 @@ class Request:
             kernel = _image(reasons, lambda path: images.kernel(path, current), values.get("kernel"))
             initrd = _image(reasons, lambda path: images.initrd(path, current), values.get("initrd"))
         wish = InstanceWish(
-            **{"name": "?", **INSTANCE.part("wish", values)},
+            **{"name": called, **INSTANCE.part("wish", values)},
             kernel=kernel,
             initrd=initrd,
             cmdline=_cmdline(given, reasons),
@@ -135,7 +135,8 @@ def pool_request(params: Mapping[str, Any]) -> Request:
 def instance_request(params: Mapping[str, Any], machine: Machine, images: Images) -> Request:
     """Of the module instance."""
     request = Request()
-    request.add(INSTANCE.read(INSTANCE.of(params), complete=True), machine, images)
+    called = _called(params, "without a usable name")
+    request.add(INSTANCE.read(INSTANCE.of(params), complete=True), called, machine, images)
     return request
 
 
@@ -160,8 +161,15 @@ def layout_request(params: Mapping[str, Any], machine: Machine, images: Images) 
             kind, mine = own
             merged = merge(defaults, kind, mine)
             name = merged.values.get("name")
-            request.add(merged, machine, images, prefix=f"instance {name}: " if name else f"{what}: ")
+            called = _called(one, what.partition(" ")[2])
+            request.add(merged, called, machine, images, f"instance {name}: " if name else f"{what}: ")
     return request
+
+
+def _called(given: object, otherwise: str) -> str:
+    """The name that somebody gave, even one that cannot be had, if it can stand in a message."""
+    name = given.get("name") if isinstance(given, Mapping) else None
+    return name if isinstance(name, str) and name.isprintable() and 0 < len(name) <= 80 else otherwise
 
 
 def _declared(instances: object, reasons: list[str]) -> list[tuple[str, Any]]:
