@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ansible_collections.mkops.multikernel.plugins.module_utils.common import command
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import run
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import apply as _apply
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import kerf as _kerf
 from ansible_collections.mkops.multikernel.plugins.modules import layout
@@ -371,7 +371,7 @@ def test_bad_input_of_the_lab(make_host, run_module, wish, tmp_path, monkeypatch
     host.sync()
     (tmp_path / "not-a-kernel").write_text("not a kernel, not an initramfs\n")
     if "kerf" in item:
-        monkeypatch.setattr(_kerf, "run", command.run)
+        monkeypatch.setattr(_kerf, "run", run)
 
     def placed(value):
         return yaml.safe_load(yaml.safe_dump(value).replace("/tmp/not-a-kernel", f"{tmp_path}/not-a-kernel"))
