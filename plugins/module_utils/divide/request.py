@@ -24,6 +24,8 @@ from .options import (
 )
 from .wish import Image, InstanceWish, Manner, PoolWish, Wish, collect, length_reasons
 
+NAMELESS = "without a usable name"  # what messages call an instance then
+
 
 @dataclass
 class Request:
@@ -52,7 +54,9 @@ class Request:
         self.headroom = given.values["headroom"] or 0
         self.host_cpus = given.values["host_cpus"] or 1
 
-    def add(self, given: Given, called: str, machine: Machine, images: Images, prefix: str = "") -> None:
+    def add(
+        self, given: Given, machine: Machine, images: Images, prefix: str = "", called: str = NAMELESS
+    ) -> None:
         """An instance. called: what messages call it where its name is of no use."""
         reasons = [*given.reasons]
         values, said = given.values, given.said
@@ -135,8 +139,8 @@ def pool_request(params: Mapping[str, Any]) -> Request:
 def instance_request(params: Mapping[str, Any], machine: Machine, images: Images) -> Request:
     """Of the module instance."""
     request = Request()
-    called = _called(params, "without a usable name")
-    request.add(INSTANCE.read(INSTANCE.of(params), complete=True), called, machine, images)
+    called = _called(params, NAMELESS)
+    request.add(INSTANCE.read(INSTANCE.of(params), complete=True), machine, images, called=called)
     return request
 
 
@@ -162,7 +166,8 @@ def layout_request(params: Mapping[str, Any], machine: Machine, images: Images) 
             merged = merge(defaults, kind, mine)
             name = merged.values.get("name")
             called = _called(one, what.partition(" ")[2])
-            request.add(merged, called, machine, images, f"instance {name}: " if name else f"{what}: ")
+            prefix = f"instance {name}: " if name else f"{what}: "
+            request.add(merged, machine, images, prefix, called)
     return request
 
 
