@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import yaml
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import run
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import apply as _apply
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import kerf as _kerf
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide import planner
 from ansible_collections.mkops.multikernel.plugins.modules import layout
 from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import MIB, POOL_BASE, FakeInstance
 
@@ -72,9 +74,10 @@ def test_check_apply_check_apply(machine, run_module, wish):
     ]
 
 
-def test_an_unchanged_run_starts_no_process(machine, run_module, wish, monkeypatch):
+def test_an_unchanged_run_starts_no_process_and_plans_nothing(machine, run_module, wish, monkeypatch):
     run_module(layout, machine, **wish)
     monkeypatch.setattr(_kerf, "run", None)
+    monkeypatch.setitem(sys.modules, planner.__name__, None)  # cannot be imported
     machine.version = "0.1"
     assert not run_module(layout, machine, **wish)["changed"]
 

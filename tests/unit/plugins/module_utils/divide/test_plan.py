@@ -22,10 +22,10 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.divide.machine i
 )
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.model import Model
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.plan import (
-    _Planner,
     environment_reasons,
     make_plan,
 )
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.planner import Planner
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.steps import Building, anew, transition
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.topology import Topology
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.versions import (
@@ -661,7 +661,7 @@ def test_those_that_name_an_id_are_created_first():
 def test_a_plan_that_cannot_be_carried_out_is_none(monkeypatch):
     """Whatever the planner thinks: here it believes that CPU 3 is free."""
     monkeypatch.setattr(Building, "_lent", lambda _self: {})
-    monkeypatch.setattr(_Planner, "_check_explicit", lambda *_arguments: None)
+    monkeypatch.setattr(Planner, "_check_explicit", lambda *_arguments: None)
     wished = InstanceWish("a", cpus=(2, 3)), InstanceWish("c")
     assert refusals(make_plan, Wish(instances=wished), SHARED) == (
         "instance a: set_cpus is not possible: CPU 3 is lent to instance c:"
