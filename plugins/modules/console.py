@@ -104,9 +104,11 @@ from ansible_collections.mkops.multikernel.plugins.module_utils._module import r
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Refused
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.console import Console
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFs, Paths
-from ansible_collections.mkops.multikernel.plugins.module_utils.divide.machine import ACTIVE
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.machine import (
+    ACTIVE,
+    environment_reasons,
+)
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.options import CONSOLE, spec_of
-from ansible_collections.mkops.multikernel.plugins.module_utils.divide.plan import environment_reasons
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.wish import compile_pattern
 
 

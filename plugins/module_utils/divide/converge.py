@@ -21,10 +21,10 @@ from .facts import instances_facts
 from .image import Images
 from .kernelfs import KernelFs, KernelFsError, Paths
 from .machine import ACTIVE, LOADED, Machine
-from .plan import Plan, make_plan
+from .plan import Plan, nothing_to_do
 from .request import Request
 from .views import describe_instance, describe_pool
-from .wish import InstanceWish
+from .wish import InstanceWish, Wish
 
 if TYPE_CHECKING:
     from .apply import Applier
@@ -77,8 +77,17 @@ def _refuse(kernel: KernelFs, make: Make) -> Result:
     except KernelFsError:
         raise Refused("only root may read and change the pool: use 'become: true'") from None
     request = make(machine, Images())
-    make_plan(request.wish, machine, request.reasons)
+    _plan(request.wish, machine, request.reasons)
     raise Refused("only root may change the pool: use 'become: true'")
+
+
+def _plan(wish: Wish, machine: Machine, early: list[str]) -> Plan:
+    plan = nothing_to_do(wish, machine, early)
+    if plan is None:
+        from .planner import make_plan
+
+        plan = make_plan(wish, machine, early)
+    return plan
 
 
 # Check mode
@@ -96,11 +105,11 @@ def _foresee(kernel: KernelFs, kerf_path: str, make: Make) -> Result:
     early = [*request.reasons, *_wait_reasons(request, machine)]
     depends: list[str] = []
     try:
-        plan = make_plan(request.wish, machine, early)
+        plan = _plan(request.wish, machine, early)
     except Refused as refused:
         # What also speaks against it on a machine that is prepared for it is wrong in itself.
         certain = [reason for reason in early if not isinstance(reason, Pending)]
-        plan = make_plan(request.wish, supposed(request.wish, machine), certain)
+        plan = _plan(request.wish, supposed(request.wish, machine), certain)
         depends += map(str, refused.reasons)
     if plan.changed:
         # The play may be about to install it, or to boot another kernel.
@@ -153,7 +162,7 @@ class _Run:
         request, kernel = self._request, self._kernel
         early = [*request.reasons, *_wait_reasons(request, self._machine)]
         try:
-            plan = self._plan = make_plan(request.wish, self._machine, early)
+            plan = self._plan = _plan(request.wish, self._machine, early)
         except Refused as refused:
             from .kerf import Kerf
 

@@ -136,3 +136,27 @@ class Machine:
 
     def logical(self, apic_ids: Iterable[int]) -> list[int | None]:
         return self.topology.to_logical(apic_ids)
+
+    def host_cpus(self, pool: Iterable[int]) -> int:
+        """How many CPUs the host has beside such a pool (APIC ids)."""
+        physical = self.topology.physical
+        return len({*self.pool.cpus, *(physical[cpu] for cpu in self.topology.online)} - set(pool))
+
+
+def environment_reasons(machine: Machine) -> list[str]:
+    """Why this host cannot be divided at all."""
+    if not machine.supported:
+        return [
+            f"the running kernel {machine.release} has no multikernel support"
+            " (no 'multikernel' in /proc/filesystems): boot a multikernel kernel,"
+            " such as role mkops.multikernel.kernel builds"
+        ]
+    reasons = []
+    if not machine.mounted:
+        reasons.append(
+            "/sys/fs/multikernel is not mounted: start sys-fs-multikernel.mount"
+            " (role mkops.multikernel.host sets it up) or run 'mount -t multikernel none /sys/fs/multikernel'"
+        )
+    if not machine.privileged:
+        reasons.append("only root may read and change the pool: use 'become: true'")
+    return reasons

@@ -2,10 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is to be done for a wish: nothing, exact steps, or every reason why it cannot be. No I/O.
+"""A plan: what is to be done for a wish. The empty one, of most runs, is made here. No I/O.
 
-A host compiles what it imports in every run, and most runs change nothing: the planner is only imported when
-something is not so yet.
+A host compiles what it imports in every run: the planner is only imported when something is not so yet.
 """
 
 from __future__ import annotations
@@ -14,9 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..common.errors import Refused
 from ..common.size import MIB, format_size
-from .machine import ACTIVE, EMPTY, LOADED, READY, Instance, Machine
+from .machine import ACTIVE, EMPTY, LOADED, READY, Instance, Machine, environment_reasons
 from .options import differences
 from .versions import UPSTREAM
 from .views import describe_instance, describe_pool
@@ -46,41 +44,16 @@ class Plan:
         return bool(self.steps)
 
 
-def environment_reasons(machine: Machine) -> list[str]:
-    """Why this host cannot be divided at all."""
-    if not machine.supported:
-        return [
-            f"the running kernel {machine.release} has no multikernel support"
-            " (no 'multikernel' in /proc/filesystems): boot a multikernel kernel,"
-            " such as role mkops.multikernel.kernel builds"
-        ]
-    reasons = []
-    if not machine.mounted:
-        reasons.append(
-            "/sys/fs/multikernel is not mounted: start sys-fs-multikernel.mount"
-            " (role mkops.multikernel.host sets it up) or run 'mount -t multikernel none /sys/fs/multikernel'"
-        )
-    if not machine.privileged:
-        reasons.append("only root may read and change the pool: use 'become: true'")
-    return reasons
+def nothing_to_do(wish: Wish, machine: Machine, early: Iterable[str] = ()) -> Plan | None:
+    """The plan without a step, if the machine surely is what is wished; None: the planner has to look."""
+    if [*early, *wish_reasons(wish), *environment_reasons(machine)] or not _is_so(wish, machine):
+        return None
+    view = views(wish, machine)
+    held = {one.name: machine.instances[one.name].cpus for one in wish.instances if one.state != "absent"}
+    return Plan((), view, view, tuple(shared_cores(machine, held, machine.pool.cpus)))
 
 
-def make_plan(wish: Wish, machine: Machine, early: Iterable[str] = ()) -> Plan:
-    """All steps, or Refused with all reasons. I(early) are reasons found before, such as unreadable files."""
-    reasons = [*early, *wish_reasons(wish), *environment_reasons(machine)]
-    if not (machine.supported and machine.mounted):
-        raise Refused(*reasons)
-    if not reasons and is_so(wish, machine):
-        view = views(wish, machine)
-        held = {one.name: machine.instances[one.name].cpus for one in wish.instances if one.state != "absent"}
-        return Plan((), view, view, tuple(shared_cores(machine, held, machine.pool.cpus)))
-    from .planner import Planner
-
-    return Planner(wish, machine, reasons).plan()
-
-
-def is_so(wish: Wish, machine: Machine) -> bool:
-    """Whether the machine certainly is what is wished; if not, the planner has to look."""
+def _is_so(wish: Wish, machine: Machine) -> bool:
     current = machine.instances
     declared = {one.name for one in wish.instances}
     return (
@@ -98,7 +71,7 @@ def is_so(wish: Wish, machine: Machine) -> bool:
 
 def _pool_is_so(wish: PoolWish, host_cpus: int, machine: Machine) -> bool:
     pool, physical = machine.pool, machine.topology.physical
-    left = host_cpus_left(machine, pool.cpus)
+    left = machine.host_cpus(pool.cpus)
     if isinstance(wish.cpus, AllBut):
         cpus = left == wish.cpus.count
     elif isinstance(wish.cpus, int):
@@ -153,13 +126,6 @@ def instance_reasons(wish: InstanceWish, memory: int, machine: Machine) -> list[
             f" which {format_size(memory)} cannot hold: give {wish.name} more"
         )
     return reasons
-
-
-def host_cpus_left(machine: Machine, pool: Iterable[int]) -> int:
-    """How many CPUs the host has beside such a pool (APIC ids)."""
-    topology = machine.topology
-    every = {*machine.pool.cpus, *(topology.physical[cpu] for cpu in topology.online)}
-    return len(every - set(pool))
 
 
 def views(wish: Wish, machine: Machine) -> dict[str, Any]:

@@ -6,21 +6,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ..common.cpuset import format_cpus
 from ..common.errors import Refused
 from ..common.size import MIB, format_size
-from .machine import ACTIVE, Instance, Machine
+from .machine import ACTIVE, Instance, Machine, environment_reasons
 from .model import refusal
 from .place import Board, choose_pool
-from .plan import Plan, host_cpus_left, instance_reasons, shared_cores, views
+from .plan import Plan, instance_reasons, shared_cores, views
 from .steps import LEVELS, Anew, Building, Targets
 from .views import cpu_list, pool_view
-from .wish import AllBut, InstanceWish, Wish
+from .wish import AllBut, InstanceWish, Wish, wish_reasons
 
 _PORTION = 128 * MIB  # in which memory is proposed
 _MAPPED_WITH_EASE = 64 << 30  # bytes; more than Multikernel Linux up to 7.0-mk2 can map beside the host
+
+
+def make_plan(wish: Wish, machine: Machine, early: Iterable[str] = ()) -> Plan:
+    """All steps, or Refused with all reasons. I(early) are reasons found before, such as unreadable files."""
+    reasons = [*early, *wish_reasons(wish), *environment_reasons(machine)]
+    if not (machine.supported and machine.mounted):
+        raise Refused(*reasons)
+    return Planner(wish, machine, reasons).plan()
 
 
 class Planner:
@@ -116,7 +124,7 @@ class Planner:
         return cpus
 
     def _check_host(self, pool: frozenset[int]) -> None:
-        left = host_cpus_left(self.machine, pool)
+        left = self.machine.host_cpus(pool)
         if left < self.wish.host_cpus and self.boot not in pool:
             self.reasons.append(
                 f"cpus: the host would keep {left} CPU(s), and {self.wish.host_cpus} are to stay with it"
@@ -125,7 +133,7 @@ class Planner:
 
     def _counted_pool(self, wanted: int | AllBut, explicit: Mapping[str, tuple[int, ...]]) -> frozenset[int]:
         machine = self.machine
-        every = host_cpus_left(machine, ())
+        every = machine.host_cpus(())
         count = every - wanted.count if isinstance(wanted, AllBut) else wanted
         pinned = {apic for cpus in explicit.values() for apic in cpus}
         pinned |= {apic for one in self.staying for apic in one.cpus}

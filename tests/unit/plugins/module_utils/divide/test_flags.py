@@ -14,7 +14,7 @@ import pytest
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import flags
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.versions import FULL_SERIES, UPSTREAM
 from ansible_collections.mkops.multikernel.plugins.modules import info, instance, layout, pool
-from ansible_collections.mkops.multikernel.tests.unit.plugins.module_utils.divide.test_plan import BARE
+from ansible_collections.mkops.multikernel.tests.unit.plugins.module_utils.divide.test_planner import BARE
 
 ALONE = replace(BARE, interface=UPSTREAM)
 real_call = flags.kexec_file_load

@@ -20,7 +20,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.divide.versions 
     FULL_SERIES,
     UPSTREAM,
 )
-from ansible_collections.mkops.multikernel.tests.unit.plugins.module_utils.divide.test_plan import BARE
+from ansible_collections.mkops.multikernel.tests.unit.plugins.module_utils.divide.test_planner import BARE
 
 MIB = 1024**2
 GIB = 1024**3

@@ -22,7 +22,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.divide.model imp
     Model,
     refusal,
 )
-from ansible_collections.mkops.multikernel.plugins.module_utils.divide.plan import make_plan
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.planner import make_plan
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.steps import Step
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.versions import FIRST_SERIES, UPSTREAM
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.wish import (
@@ -33,7 +33,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.divide.wish impo
     Wish,
 )
 from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import FakeKernel
-from ansible_collections.mkops.multikernel.tests.unit.plugins.module_utils.divide.test_plan import (
+from ansible_collections.mkops.multikernel.tests.unit.plugins.module_utils.divide.test_planner import (
     BARE,
     KERNEL,
     POOLED,

@@ -19,13 +19,10 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.divide.machine i
     Machine,
     Pool,
     Region,
+    environment_reasons,
 )
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.model import Model
-from ansible_collections.mkops.multikernel.plugins.module_utils.divide.plan import (
-    environment_reasons,
-    make_plan,
-)
-from ansible_collections.mkops.multikernel.plugins.module_utils.divide.planner import Planner
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.planner import Planner, make_plan
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.steps import Building, anew, transition
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.topology import Topology
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.versions import (
