@@ -23,6 +23,11 @@ def shown(value: object) -> str:
     return f"'{text if len(text) <= _LONGEST else text[:_LONGEST] + '...'}'"
 
 
+def counted(count: int, noun: str) -> str:
+    """C(1 CPU), C(2 CPUs)."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def prefixed(prefix: str, reason: str) -> str:
     """A reason with something in front, and of the class that it was."""
     return type(reason)(f"{prefix}{reason}")

@@ -149,7 +149,7 @@ def environment_reasons(machine: Machine) -> list[str]:
         return [
             f"the running kernel {machine.release} has no multikernel support"
             " (no 'multikernel' in /proc/filesystems): boot a multikernel kernel,"
-            " such as role mkops.multikernel.kernel builds"
+            " such as the one that role mkops.multikernel.kernel builds"
         ]
     reasons = []
     if not machine.mounted:

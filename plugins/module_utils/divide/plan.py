@@ -109,21 +109,23 @@ def instance_reasons(wish: InstanceWish, memory: int, machine: Machine) -> list[
     reasons = []
     if wish.restart != "always" and not machine.interface.tells_exit:
         reasons.append(
-            f"restart: {wish.restart} for {wish.name} needs a kernel that tells how an instance ended,"
-            f" and {machine.release} ({machine.interface.name}) does not: leave it out"
+            f"restart: {wish.restart} for instance {wish.name} needs a kernel that tells how an instance"
+            f" ended, and {machine.release} ({machine.interface.name}) does not: leave restart out"
         )
     if machine.interface == UPSTREAM and wish.kernel and wish.kernel.device_trees is False:
         reasons.append(
-            f"kernel {wish.kernel.path} for {wish.name} was built without CONFIG_OF, and {machine.release}"
-            f" ({machine.interface.name}) tells a spawned kernel by a device tree what it has: build it"
-            " with CONFIG_OF=y (multikernel-linux.config of role mkops.multikernel.kernel)"
+            f"kernel {wish.kernel.path} for instance {wish.name} was built without CONFIG_OF, but"
+            f" {machine.release} ({machine.interface.name}) describes the resources of a spawned kernel in"
+            " a device tree: build it with CONFIG_OF=y (multikernel-linux.config of role"
+            " mkops.multikernel.kernel)"
         )
     files = [image for image in (wish.kernel, wish.initrd) if image]
     needed = sum(image.size for image in files)
     if memory and needed >= memory:
         reasons.append(
-            f"memory: {' and '.join(image.path for image in files)} alone take {needed // MIB} MiB,"
-            f" which {format_size(memory)} cannot hold: give {wish.name} more"
+            f"memory: {' and '.join(image.path for image in files)} alone"
+            f" {'takes' if len(files) == 1 else 'take'} {needed // MIB} MiB, which does not fit into"
+            f" {format_size(memory)}: give instance {wish.name} more"
         )
     return reasons
 
@@ -156,7 +158,4 @@ def shared_cores(machine: Machine, held: Mapping[str, Iterable[int]], pool: Iter
         if apic in core and apic not in pool:
             users.setdefault(core[apic], set()).add("the host")
     shared = sorted({", ".join(sorted(names)) for names in users.values() if len(names) > 1})
-    return [
-        f"a core has threads of {names}: they slow each other down, and see each other's caches"
-        for names in shared
-    ]
+    return [f"a core has threads of {names}: they slow each other down and share caches" for names in shared]

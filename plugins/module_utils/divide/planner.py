@@ -11,12 +11,13 @@ from collections.abc import Iterable, Mapping
 from ..common.cpuset import format_cpus
 from ..common.errors import Refused
 from ..common.size import MIB, format_size
+from ..common.text import counted
 from .machine import ACTIVE, Instance, Machine, environment_reasons
 from .model import refusal
 from .place import Board, choose_pool
 from .plan import Plan, instance_reasons, shared_cores, views
 from .steps import LEVELS, Anew, Building, Targets
-from .views import cpu_list, pool_view
+from .views import cpu_list, cpus_named, pool_view
 from .wish import AllBut, InstanceWish, Wish, wish_reasons
 
 _PORTION = 128 * MIB  # in which memory is proposed
@@ -127,8 +128,8 @@ class Planner:
         left = self.machine.host_cpus(pool)
         if left < self.wish.host_cpus and self.boot not in pool:
             self.reasons.append(
-                f"cpus: the host would keep {left} CPU(s), and {self.wish.host_cpus} are to stay with it"
-                " (host_cpus): leave it more"
+                f"cpus: the host would keep only {counted(left, 'CPU')}, but host_cpus reserves"
+                f" {self.wish.host_cpus}: give the pool fewer CPUs"
             )
 
     def _counted_pool(self, wanted: int | AllBut, explicit: Mapping[str, tuple[int, ...]]) -> frozenset[int]:
@@ -139,22 +140,24 @@ class Planner:
         pinned |= {apic for one in self.staying for apic in one.cpus}
         pinned.discard(self.boot)
         used = {apic for one in machine.instances.values() for apic in one.cpus}
-        what = f"all but {wanted.count} CPUs" if isinstance(wanted, AllBut) else f"{wanted} CPUs"
+        what = f"all but {wanted.count}" if isinstance(wanted, AllBut) else counted(wanted, "CPU")
         if every - count < self.wish.host_cpus or count < 1:
             self.reasons.append(
-                f"cpus: {what} cannot be given up: the machine has {every}, and of them at least"
-                f" {self.wish.host_cpus} stay with the host (host_cpus) and one has to go"
+                f"cpus: {what} cannot go to the pool: the machine has {counted(every, 'CPU')}, of which the"
+                f" host keeps at least {self.wish.host_cpus} (host_cpus) and the pool needs at least one"
             )
             return frozenset({*machine.pool.cpus, *pinned})
         if count < len(pinned):
             self.reasons.append(
-                f"cpus: {what} make a pool of {count}, but CPUs {cpu_list(machine, sorted(pinned))}"
-                " have to be in it, because instances have them: ask for more, or for less in the instances"
+                f"cpus: {what} would be a pool of {count}, but instances have"
+                f" {cpus_named(machine, sorted(pinned))}: give the pool more CPUs, or the instances fewer"
             )
             return frozenset({*machine.pool.cpus, *pinned})
         chosen = choose_pool(machine.topology, count, machine.pool.cpus, pinned, used)
         if chosen is None:
-            self.reasons.append(f"cpus: {what} cannot be given up: only {every - 1} can go")
+            self.reasons.append(
+                f"cpus: {what} cannot go to the pool: the boot CPU stays with the host, so {every - 1} can"
+            )
         return frozenset(chosen or {*machine.pool.cpus, *pinned})
 
     def _check_pool_cpus(self, cpus: tuple[int, ...]) -> None:
@@ -176,8 +179,8 @@ class Planner:
         unknown = [apic for apic in pool.cpus if apic not in topology.logical]
         if unknown:
             self.reasons.append(
-                f"the logical numbers of the pool's APIC ids {', '.join(map(str, unknown))} cannot be told"
-                " on this kernel: leave cpus out, or empty the pool first (state: absent)"
+                "this kernel does not tell which logical CPUs have the pool's APIC ids"
+                f" {', '.join(map(str, unknown))}: leave cpus out, or empty the pool first (state: absent)"
             )
 
     def _place(self, explicit: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -270,18 +273,22 @@ class Planner:
 
     def _no_place(self, one: InstanceWish, count: int, board: Board) -> str:
         free = len(board.free)
-        numbers = cpu_list(self.machine, sorted(board.free)) or "none"
+        numbers = cpu_list(self.machine, sorted(board.free))
         if free < count or not one.cpu_policy:
-            return f"cpu_count: {count} wanted for {one.name}, but the pool has {free} free ({numbers})"
+            left = f"only {free} ({numbers})" if free else "none"
+            return (
+                f"cpu_count: instance {one.name} needs {counted(count, 'CPU')}, but the pool has {left} free:"
+                " ask for fewer, or enlarge the pool"
+            )
         policy = ", ".join(sorted(one.cpu_policy))
         if "cores" in one.cpu_policy and count % board.threads:
             return (
-                f"cpu_policy: {count} CPUs for {one.name} are no whole cores of {board.threads}"
-                f" threads: ask for {-(-count // board.threads) * board.threads}"
+                f"cpu_policy: {counted(count, 'CPU')} for instance {one.name} cannot be whole cores of"
+                f" {board.threads} threads: ask for {-(-count // board.threads) * board.threads}"
             )
         return (
-            f"cpu_policy: {count} CPUs for {one.name} with policy {policy} cannot be had from"
-            f" {numbers}, which is what the others leave: choose another policy, or enlarge the pool"
+            f"cpu_policy: instance {one.name} cannot have {counted(count, 'CPU')} with policy {policy} from"
+            f" those that are free ({numbers}): choose another policy, or enlarge the pool"
         )
 
     def _check_explicit(
@@ -293,13 +300,13 @@ class Planner:
             apic = self.physical.get(cpu)
             holder = one.name if apic is None else holders.get(apic, one.name)
             if holder != one.name:
-                choice = f"choose one of {free}" if free else "all others are lent, too"
+                choice = f"choose one of {free}" if free else "all others are lent too"
                 if holder in self.declared:
-                    choice += f", or say which CPUs {holder} is to have"
+                    choice += f", or specify other CPUs for {holder}"
                 self.reasons.append(f"CPU {cpu} is already lent to instance {holder}: {choice}")
             elif cpu == topology.boot_cpu:
                 self.reasons.append(
-                    f"CPU {cpu} is the boot CPU and stays with the host: choose one of the pool"
+                    f"CPU {cpu} is the boot CPU and stays with the host: choose one from the pool"
                     f" ({cpu_list(machine, sorted(self.pool_cpus))})"
                 )
             elif apic is None and cpu not in topology.present:
@@ -315,8 +322,9 @@ class Planner:
             leaving = [apic for apic in cpus if apic not in self.pool_cpus]
             if leaving:
                 self.reasons.append(
-                    f"CPU {cpu_list(machine, leaving)} is lent to instance {one.name} and cannot leave the"
-                    f" pool: keep it in cpus, or say which CPUs {one.name} is to have"
+                    f"{cpus_named(machine, leaving, ('is', 'are'))} lent to instance {one.name} and cannot"
+                    f" leave the pool: keep {'it' if len(leaving) == 1 else 'them'} in cpus of the pool,"
+                    f" or specify other CPUs for {one.name}"
                 )
         if len(self.reasons) > before:
             self.misplaced.add(one.name)
@@ -341,8 +349,8 @@ class Planner:
             if growth < 0 and len(have) > 1:
                 held = ", ".join(f"{node}: {format_size(size)}" for node, size in sorted(have.items()))
                 self.reasons.append(
-                    f"memory: the pool holds memory on several NUMA nodes ({held}): say which to shrink,"
-                    " as a dictionary of node and size"
+                    f"memory: the pool holds memory on several NUMA nodes ({held}): specify the size"
+                    " for each node, as a dictionary"
                 )
                 return have
             # As kerf does: memory goes where the pool's CPUs are, or beside what the pool has.
@@ -364,8 +372,8 @@ class Planner:
         if found is None and (several := self._spread(have, near, growth)):
             written = ", ".join(f"{one}: {format_size(size)}" for one, size in sorted(several.items()))
             self.reasons.append(
-                f"memory: no NUMA node has {format_size(growth)} available: take it from several,"
-                f" such as memory: {{{written}}}"
+                f"memory: no NUMA node has {format_size(growth)} available: take it from several nodes,"
+                f" for example memory: {{{written}}}"
             )
             return dict(have)
         found = node if found is None else found
@@ -399,14 +407,14 @@ class Planner:
                 self.reasons.append(f"memory: NUMA node {node} does not exist: this machine has {known}")
             elif growth.get(node, 0) > self._available(node):
                 self.reasons.append(
-                    f"memory: node {node} would have to give {format_size(growth[node])} more,"
-                    f" but only {_about(self._available(node))} of it are available"
+                    f"memory: NUMA node {node} would have to give {format_size(growth[node])} more,"
+                    f" but has only {_about(self._available(node))} available: ask for less"
                 )
         if sum(growth.values()) > self._spare():
             self.reasons.append(
-                f"memory: the pool would take {format_size(sum(growth.values()))} from the host, but of its"
-                f" {_about(machine.memory_available)} available only {_about(self._spare())} can go, because"
-                f" {format_size(self.wish.headroom)} stay free (headroom): ask for less"
+                f"memory: the pool would take {format_size(sum(growth.values()))} from the host, which has"
+                f" {_about(machine.memory_available)} available and keeps {format_size(self.wish.headroom)}"
+                f" of it (headroom): ask for at most {_about(self._spare())} more"
             )
 
     def _check_devices(self) -> None:
@@ -428,8 +436,8 @@ class Planner:
             status = self.machine.instances[name].status
             if status not in LEVELS:
                 self.reasons.append(
-                    f"instance {name} is in state '{status}', which is not known here:"
-                    " look at it (kerf show) and remove it by hand"
+                    f"instance {name} is in state '{status}', which this collection does not know:"
+                    " look at it with kerf show, and remove it by hand"
                 )
 
     def _check_instance(self, one: InstanceWish) -> None:
@@ -501,13 +509,13 @@ class Planner:
         nodes = building.memory.nodes
         if sum(nodes.values()) and not building.memory.free() and building.regions_known:
             self.warnings.append(
-                "the instances take all memory of the pool, and this kernel needs a little of it for itself:"
-                " give the pool some megabytes more if creating one fails"
+                "the instances take all of the pool's memory, and this kernel needs a little of it for"
+                " itself: give the pool a few more megabytes if creating an instance fails"
             )
         if sum(nodes.values()) > _MAPPED_WITH_EASE:
             self.warnings.append(
-                f"the pool is larger than {format_size(_MAPPED_WITH_EASE)}, which Multikernel Linux up to"
-                " 7.0-mk2 cannot map: if memory comes back at once, see the kernel log"
+                f"the pool is larger than {format_size(_MAPPED_WITH_EASE)}, and Multikernel Linux up to"
+                " 7.0-mk2 may fail to map it: if the host has its memory back at once, see the kernel log"
             )
 
 

@@ -22,6 +22,14 @@ def cpu_list(machine: Machine, apic_ids: Iterable[int]) -> str:
     return ",".join(filter(None, [format_cpus(cpu for cpu in numbers if cpu is not None), *unknown]))
 
 
+def cpus_named(machine: Machine, apic_ids: Iterable[int], verbs: tuple[str, str] | None = None) -> str:
+    """C(CPU 3), C(CPUs 2-3), and with verbs such as C(is) and C(are) the one that fits."""
+    apic_ids = list(apic_ids)
+    several = len(apic_ids) != 1
+    verb = f" {verbs[several]}" if verbs else ""
+    return f"CPU{'s' if several else ''} {cpu_list(machine, apic_ids)}{verb}"
+
+
 def describe_pool(machine: Machine) -> dict[str, Any]:
     pool = machine.pool
     return pool_view(machine, pool.cpus, pool.memory) if pool else {}

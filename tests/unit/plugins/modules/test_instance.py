@@ -164,7 +164,7 @@ FOR_EARLIER_TASKS = [
     ({"initrd": "/no/such"}, ["initrd /no/such cannot be read"]),
     ({"id": 5}, ["id 5 is taken by instance old"]),
     ({"memory": "512M"}, ["512 MiB wanted for web, but of the pool's 512 MiB only 448 MiB are free"]),
-    ({"cpus": None, "cpu_count": 2}, ["2 wanted for web, but the pool has 1 free"]),
+    ({"cpus": None, "cpu_count": 2}, ["instance web needs 2 CPUs, but the pool has only 1"]),
 ]
 
 
@@ -507,7 +507,7 @@ def test_restart(pooled, run_module, wish, restart, ended, steps):
 def test_restart_policies_need_to_know_the_end(make_host, run_module, wish):
     host = make_host(series="upstream", pool_cpus=[4, 6], chunks=[(POOL_BASE, 512 * MIB, 0)])
     result = run_module(instance, host, state="started", restart="never", **wish)
-    assert "restart: never for web needs a kernel that tells how an instance ended" in result["msg"]
+    assert "restart: never for instance web needs a kernel that tells how an instance ended" in result["msg"]
 
 
 # Provenance

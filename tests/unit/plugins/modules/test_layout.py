@@ -221,8 +221,8 @@ def test_numa(make_host, run_module, wish):
     ("change", "words"),
     [
         ({"pool": {"cpus": "0,2-7", "memory": "2G"}}, ["CPU 0 is the boot CPU"]),
-        ({"pool": {"cpus": "all but 0", "memory": "2G"}}, ["all but 0 CPUs cannot be given up"]),
-        ({"pool": {"cpus": "all but 8", "memory": "2G"}}, ["all but 8 CPUs cannot be given up"]),
+        ({"pool": {"cpus": "all but 0", "memory": "2G"}}, ["all but 0 cannot go to the pool"]),
+        ({"pool": {"cpus": "all but 8", "memory": "2G"}}, ["all but 8 cannot go to the pool"]),
         ({"pool": {"cpu_count": 0}}, ["cpu_count: 0 is too few"]),
         ({"pool": {"cpu_count": 3, "cpus": 3, "memory": "2G"}}, ["cpus and cpu_count: say one of them"]),
         ({"pool": {"cpus": "2-7", "memory": "2G", "devices": ["0000:00:03.0"]}}, ["lends no devices"]),
@@ -231,9 +231,12 @@ def test_numa(make_host, run_module, wish):
             {"pool": {"cpus": "2-7", "memory": "2G", "odd": 1}},
             ["pool: there is no option 'odd' (there are"],
         ),
-        ({"pool": {"cpus": "2-7", "memory": "2G"}, "host_cpus": 3}, ["the host would keep 2 CPU(s)"]),
+        (
+            {"pool": {"cpus": "2-7", "memory": "2G"}, "host_cpus": 3},
+            ["the host would keep only 2 CPUs, but host_cpus reserves 3"],
+        ),
         ({"host_cpus": 0}, ["host_cpus: 0 is too few"]),
-        ({"headroom": "3G"}, ["3 GiB stay free"]),
+        ({"headroom": "3G"}, ["keeps 3 GiB of it"]),
         (
             {"instances": [{"name": "a", "cpus": 2}, {"name": "a", "cpus": 3}]},
             ["instance a is declared twice"],
@@ -247,7 +250,10 @@ def test_numa(make_host, run_module, wish):
             ["id 3 is declared for a and for b"],
         ),
         ({"instances": [{"name": "a", "cpus": 1}]}, ["CPU 1 is not in the pool"]),
-        ({"instances": [{"name": "a", "cpu_count": 7}]}, ["7 wanted for a, but the pool has 6 free"]),
+        (
+            {"instances": [{"name": "a", "cpu_count": 7}]},
+            ["instance a needs 7 CPUs, but the pool has only 6"],
+        ),
         ({"instances": [{"name": "a", "cpu_count": 2, "memory": "3G"}]}, ["3 GiB wanted for a, but of"]),
         ({"instances": [{"name": "a", "cpu_count": 2, "memory": "16M"}]}, ["does not hold a kernel"]),
         ({"instances": [{"cpu_count": 2}]}, ["instance 1 of the list: name is missing"]),
@@ -257,7 +263,7 @@ def test_numa(make_host, run_module, wish):
         ),
         (
             {"instances": [{"name": "a", "cpu_count": 2, "cpu_policy": ["cache"]}]},
-            ["with policy cache cannot be had"],
+            ["cannot have 2 CPUs with policy cache"],
         ),
         (
             {"instances": [{"name": "a", "cpu_count": 2, "cpu_policy": ["best"]}]},
@@ -408,7 +414,7 @@ def test_no_running_kernel_is_stopped_for_what_another_one_keeps(
     taker = {**other, "cpus": "2-3", "allow_restart": True}
     result = run_module(layout, host, _check=check, instances=[taker, {"name": "c", **image, **said}])
     assert result["reasons"] == [
-        "CPU 3 is already lent to instance c: choose one of 4-5, or say which CPUs c is to have"
+        "CPU 3 is already lent to instance c: choose one of 4-5, or specify other CPUs for c"
     ]
     assert host.changes == []
 

@@ -128,8 +128,8 @@ def test_absent_is_refused_while_there_are_instances(pooled, run_module):
         ({"cpus": "2", "memory": "64X"}, ["'64X' is not a size"]),
         ({"cpus": "2", "memory": "5000"}, ["not a multiple of the page size 4096"]),
         ({"cpus": "2", "memory": "0"}, ["no memory at all"]),
-        ({"cpus": "2", "memory": "64G"}, ["node 0 would have to give", "256 MiB stay free"]),
-        ({"cpus": "2", "memory": "1900M"}, ["256 MiB stay free"]),
+        ({"cpus": "2", "memory": "64G"}, ["node 0 would have to give", "keeps 256 MiB of it"]),
+        ({"cpus": "2", "memory": "1900M"}, ["keeps 256 MiB of it"]),
         ({"cpus": "2", "memory": {"x": "64M", "0": "1X"}}, ["'x' is not a NUMA node", "'1X' is not a size"]),
         ({"cpus": "2", "memory": {}}, ["no NUMA node is named"]),
         ({"cpus": "2", "memory": "64M", "headroom": "much"}, ["headroom: 'much' is not a size"]),
@@ -221,7 +221,7 @@ def test_half_of_a_wish_is_a_failure_although_kerf_is_content(host, run_module):
 @pytest.mark.parametrize(
     ("memory", "words"),
     [
-        ("64G", ["node 0 would have to give 64 GiB more, but only 1024 MiB", "64 GiB from the host"]),
+        ("64G", ["node 0 would have to give 64 GiB more, but has only 1024 MiB", "64 GiB from the host"]),
         ({"0": "900M"}, ["900 MiB from the host"]),
         ({"0": "2G", "3": "2G"}, ["node 0 would have to give 2 GiB", "node 3 would have to give 2 GiB"]),
     ],

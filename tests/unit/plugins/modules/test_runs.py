@@ -476,7 +476,7 @@ def test_a_place_in_the_way(pooled, run_module, wish):
         ({"memory": "16G"}, "16 GiB wanted"),
         ({"cpus": "0"}, "CPU 0 is the boot CPU"),
         ({"cpus": "99"}, "CPU 99 does not exist"),
-        ({"cpus": None, "cpu_count": 8}, "8 wanted"),
+        ({"cpus": None, "cpu_count": 8}, "needs 8 CPUs"),
         ({"kernel": "/etc/passwd"}, "is neither an uncompressed vmlinux"),
         ({"cpu_count": 1}, "cpus and cpu_count"),
     ],

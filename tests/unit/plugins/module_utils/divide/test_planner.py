@@ -195,18 +195,22 @@ def test_changed_pool_keeps_what_is_not_said(wish, expected):
     ("machine", "wish", "words"),
     [
         (BARE, PoolWish(), ["cpus must be given", "memory must be given"]),
-        (BARE, PoolWish(5, GIB), ["5 CPUs cannot be given up: the machine has 5"]),
-        (BARE, PoolWish(AllBut(0), GIB), ["all but 0 CPUs cannot be given up"]),
-        (BARE, PoolWish(AllBut(5), GIB), ["all but 5 CPUs cannot be given up"]),
+        (BARE, PoolWish(5, GIB), ["5 CPUs cannot go to the pool: the machine has 5 CPUs"]),
+        (BARE, PoolWish(AllBut(0), GIB), ["all but 0 cannot go to the pool"]),
+        (BARE, PoolWish(AllBut(5), GIB), ["all but 5 cannot go to the pool"]),
         (POOLED, PoolWish(devices=("0000:01:00.0",)), ["lends no devices"]),
         (BARE, PoolWish((0, 2), GIB), ["CPU 0 is the boot CPU"]),
         (BARE, PoolWish((2, 9), GIB), ["CPU 9 does not exist: this machine has 0-5"]),
         (BARE, PoolWish((5,), GIB), ["CPU 5 is offline"]),
         (BARE, PoolWish((0, 5, 9), GIB), ["CPU 0 ", "CPU 5 ", "CPU 9 "]),
         (BARE, PoolWish((2,), {0: 4 * GIB}), ["node 0 would have to give 4 GiB"]),
-        (BARE, PoolWish((2,), 4 * GIB), ["take it from several, such as memory: {0: 3 GiB, 1: 1 GiB}"]),
+        (
+            BARE,
+            PoolWish((2,), 4 * GIB),
+            ["take it from several nodes, for example memory: {0: 3 GiB, 1: 1 GiB}"],
+        ),
         (BARE, PoolWish((2,), {0: GIB, 7: GIB}), ["NUMA node 7 does not exist: this machine has 0, 1"]),
-        (BARE, PoolWish((2,), {0: 3 * GIB, 1: 3 * GIB}), ["256 MiB stay free"]),
+        (BARE, PoolWish((2,), {0: 3 * GIB, 1: 3 * GIB}), ["keeps 256 MiB of it"]),
         (POOLED, PoolWish(cpus=(3,)), ["CPU 2 is lent to instance web"]),
         (POOLED, PoolWish(memory=640 * MIB), ["512 MiB (in use), 256 MiB"]),
         (POOLED, PoolWish(memory=256 * MIB), ["only whole idle chunks"]),
@@ -232,7 +236,7 @@ def test_shrinking_a_pool_on_several_nodes_must_say_where():
 def test_cpus_of_a_pool_whose_numbers_are_unknown():
     machine = replace(POOLED, topology=replace(POOLED.topology, physical={0: 0, 1: 2, 4: 8}))
     reasons = refusals(plan_pool, PoolWish(cpus=(4,)), machine)
-    assert "APIC ids 4, 6 cannot be told" in reasons[0]
+    assert "which logical CPUs have the pool's APIC ids 4, 6" in reasons[0]
     assert not plan_pool(PoolWish(memory=768 * MIB), machine).changed
 
 
@@ -501,7 +505,7 @@ NEW = {"memory": 256 * MIB}
         (POOLED, {"cpus": (0,), **NEW}, ["CPU 0 is the boot CPU"]),
         (POOLED, {"cpus": (9,), **NEW}, ["CPU 9 does not exist"]),
         (POOLED, NEW, ["cpus or cpu_count must be given"]),
-        (POOLED, {"cpu_count": 2, **NEW}, ["2 wanted for new, but the pool has 1 free (3)"]),
+        (POOLED, {"cpu_count": 2, **NEW}, ["instance new needs 2 CPUs, but the pool has only 1"]),
         (POOLED, {"cpus": (3,)}, ["memory must be given"]),
         (
             POOLED,
@@ -526,7 +530,7 @@ def test_all_cpus_lent():
     other = Instance("other", 2, "ready", (6,), 64 * MIB)
     machine = replace(POOLED, instances={"web": WEB, "other": other})
     reasons = refusals(plan_instance, InstanceWish("new", "present", cpus=(2,), **NEW), machine)
-    assert "all others are lent, too" in reasons[0]
+    assert "all others are lent too" in reasons[0]
 
 
 @pytest.mark.parametrize("state", ["loaded", "started"])
@@ -607,7 +611,7 @@ SHARED = replace(
         # c keeps its CPU, whether it is declared without CPUs or not at all.
         (
             (InstanceWish("a", cpus=(2, 3), allow_restart=True), InstanceWish("c")),
-            ["CPU 3 is already lent to instance c: all others are lent, too, or say which CPUs c is to have"],
+            ["CPU 3 is already lent to instance c: all others are lent too, or specify other CPUs for c"],
         ),
         (
             (InstanceWish("a", cpus=(3,), allow_restart=True), InstanceWish("c", "started", **IMAGE)),
@@ -621,7 +625,7 @@ SHARED = replace(
         # Counted ones do not get it either.
         (
             (InstanceWish("a", cpu_count=2, allow_restart=True), InstanceWish("c")),
-            ["cpu_count: 2 wanted for a"],
+            ["cpu_count: instance a needs 2 CPUs"],
         ),
         # Nor its memory or id.
         (
@@ -705,7 +709,7 @@ def test_memory_that_no_node_has_alone(distances, size, written):
     machine = replace(FOUR, distances=distances)
     reasons = refusals(plan_pool, PoolWish(cpus=(1, 2), memory=size), machine)
     assert len(reasons) == 1
-    assert reasons[0].endswith(f"take it from several, such as {written}")
+    assert reasons[0].endswith(f"take it from several nodes, for example {written}")
     nodes = {node: parse_size(size) for node, size in yaml.safe_load(written)["memory"].items()}
     assert pool_step(plan_pool(PoolWish(cpus=(1, 2), memory=nodes), machine))[1] == nodes
 
@@ -741,7 +745,7 @@ def test_memory_of_an_instance_comes_from_the_nearest_node_that_has_it(sizes, cp
 @pytest.mark.parametrize(
     ("interface", "device_trees", "words"),
     [
-        (UPSTREAM, False, ["kernel /boot/vmlinux for new was built without CONFIG_OF"]),
+        (UPSTREAM, False, ["kernel /boot/vmlinux for instance new was built without CONFIG_OF"]),
         (UPSTREAM, True, []),
         (UPSTREAM, None, []),
         (FULL_SERIES, False, []),
