@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ..common.errors import Failure
 from . import grub_script as script
-from .grub_menu import Entry, Menu
+from .grub_menu import Entry, Menu, Unclear
 from .plan import OWN_ID, TRIAL_ID, bounded, own_id
 
 BEGIN = "### BEGIN mkops: written by mkops.multikernel.kernel_boot, changes are lost ###"
@@ -26,6 +26,10 @@ _INITRD = ("initrd", "initrdefi", "initrd16")
 _CMDLINE = "# mkops cmdline:"
 _PART = re.compile(rf"^{re.escape(BEGIN)}\n(.*?)^{re.escape(END)}$\n?", re.M | re.S)
 _GRUB_DEFAULT = re.compile(r"^[ \t]*(?:export[ \t]+)?GRUB_DEFAULT=(.*)$", re.M)
+# ... as a whole line of its own, in no block.
+_ALONE = re.compile(
+    r"""(?:export[ \t]+)?GRUB_DEFAULT=(?:[^\s'"\\;&|`$()]|'[^']*'|"[^"\\`$]*")*(?:[ \t\r]+(?:#.*)?)?$"""
+)
 
 
 # --- what an entry is ---------------------------------------------------------------------------------
@@ -84,11 +88,16 @@ def ordinary(menu: Menu, release: str) -> Entry | None:
 
 
 def locked(menu: Menu, entry: Entry) -> str:
-    """Why GRUB would ask for a name and a password before it starts an entry; empty if it would not."""
-    if not menu.superusers:
-        return ""
+    """Why GRUB would not start an entry by itself, but wait for a person or start another; or nothing."""
+    for parent in entry.parents:
+        if parent.steers:
+            return (
+                f"the submenu '{parent.title}' around it sets its own default or timeout ({parent.steers}); "
+                "remove that, then run update-grub"
+            )
     for each in (*entry.parents, entry):
-        if not each.restricted:
+        asks = each.parents[-1].superusers if each.parents else menu.superusers
+        if not (asks and each.restricted):
             continue
         kind = "submenu" if each.submenu else "menuentry"
         remedy = (
@@ -106,12 +115,25 @@ def locked(menu: Menu, entry: Entry) -> str:
     return ""
 
 
+def unsafe(menu: Menu, entry: Entry) -> str:
+    """Why a kernel cannot be tried through an entry, nor come back through it; empty if it can."""
+    if why := locked(menu, entry) or not_copied(entry):
+        return why
+    try:
+        menu.after(entry)
+    except Unclear as unclear:
+        return str(unclear)
+    return ""
+
+
 def not_copied(entry: Entry) -> str:
     """Why no entry of our own can be made of an entry; empty if one can."""
     block = entry.command.block
     body = list(script.commands(block.body if block else ()))
     if any(command.name is None for command, _checked in body):
         return "which command it runs depends on a variable"
+    if any(command.name == "return" for command, _checked in body):
+        return "it may end (`return`) before its kernel is started"
     used = {
         piece.text
         for command, _checked in body
@@ -258,17 +280,14 @@ def parse_environment(text: str) -> dict[str, str]:
 
 
 def keep_saved(settings: str) -> str:
-    """/etc/default/grub with a default that is remembered in grubenv."""
+    """/etc/default/grub with a default that is remembered in grubenv.
+
+    It is a shell script: a line is replaced only if it is nothing but the setting, and counts in any case.
+    """
     wanted = "GRUB_DEFAULT=saved"
-    lines, found = [], False
-    for line in settings.split("\n"):
-        if not _GRUB_DEFAULT.match(line):
-            lines.append(line)
-        elif not found:
-            lines.append(wanted)
-            found = True
+    lines = [wanted if _ALONE.match(line) else line for line in settings.split("\n")]
     text = "\n".join(lines)
-    if not found:
+    if [line for line in lines if _GRUB_DEFAULT.match(line)][-1:] != [wanted]:
         text += ("" if text.endswith("\n") or not text else "\n") + wanted
     return text if text.endswith("\n") else text + "\n"
 

@@ -21,6 +21,7 @@ from .grub_script import ScriptError, join_path, split_path
 
 # Where $prefix and $config_directory point, whatever GRUB calls it.
 PREFIX = "(grub)"
+_STEERING = ("default", "timeout")
 _MOST = 16  # values of a variable, before it is "any"
 _ROUNDS = 50  # of a loop
 _DEPTH = 50  # of functions in each other and of files that read files
@@ -106,6 +107,9 @@ class Entry:
     sure: bool  # it is in the menu whatever GRUB sees
     parents: tuple[Entry, ...]
     children: list[Entry] = field(default_factory=list)
+    # Of a submenu: its own text makes superusers, and says where the default is set aside or the menu waits.
+    superusers: bool = False
+    steers: Place | None = None
 
     @property
     def submenu(self) -> bool:
@@ -159,6 +163,17 @@ class _State:
 
     def get(self, name: str) -> Values:
         return self.variables.get(name, frozenset((UNSET,)))
+
+
+def _waiting(timeouts: Values) -> tuple[str, ...]:
+    """Those that are no time: GRUB takes a number of more than 31 bits for none, or for one below zero."""
+    return tuple(
+        sorted(
+            "" if value is UNSET else value
+            for value in timeouts
+            if value is not ANY and not re.fullmatch(r"\s*[0-9]{1,9}\s*", value)
+        )
+    )
 
 
 def _few(values: Values) -> Values:
@@ -246,11 +261,7 @@ class Menu:
     @property
     def waits(self) -> tuple[str, ...]:
         """Values of `timeout` with which GRUB waits for a key for ever."""
-        found = []
-        for value in self.state.get("timeout"):
-            if value is UNSET or (not isinstance(value, Odd) and not value.strip().isdigit()):
-                found.append(value if not isinstance(value, Odd) else "")
-        return tuple(sorted(found))
+        return _waiting(self.state.get("timeout"))
 
     @property
     def superusers(self) -> bool:
@@ -282,14 +293,16 @@ class Menu:
         return entry if entry and not entry.submenu else None
 
     def after(self, entry: Entry) -> dict[str, Values]:
-        """The environment block once the entry was started."""
+        """The environment block once the entry was started. Raises Unclear for what may not come to that."""
         state = self.state.copy()
         state.variables["chosen"] = frozenset((entry.path or ANY,))
         self._in_entry = True
-        with self._frame(entry.text, entry.place.file, (ANY,)):
-            block = entry.command.block
-            self._list(block.body if block else (), state)
-        self._in_entry = False
+        try:
+            with self._frame(entry.text, entry.place.file, (ANY,)):
+                block = entry.command.block
+                self._list(block.body if block else (), state)
+        finally:
+            self._in_entry = False
         return state.block
 
     # --- running ------------------------------------------------------------------------------------
@@ -493,10 +506,14 @@ class Menu:
         return BOTH
 
     def _leave(self, command: script.Command, name: str, state: _State) -> frozenset[bool]:
-        if self._in_entry:
-            state.left = True
-            return BOTH
-        raise Unclear(f"{self._place(command)}: `{name}` may leave the menu before it is shown")
+        if not self._in_entry:
+            raise Unclear(f"{self._place(command)}: `{name}` may leave the menu before it is shown")
+        if name not in ("boot", "reboot"):
+            raise Unclear(
+                f"{self._place(command)}: `{name}` may leave the entry before its kernel is started"
+            )
+        state.left = True
+        return BOTH
 
     def _function(self, name: str, arguments: list[str], state: _State) -> frozenset[bool]:
         status = frozenset[bool]()
@@ -668,12 +685,18 @@ class Menu:
                 name: values for name, values in inner.variables.items() if name in inner.exported
             }
             inner.left = False
+            for name in _STEERING:
+                inner.places.pop(name, None)
             before, self._parents = self._parents, (*self._parents, entry)
             unsure, self._unsure = self._unsure, 0
             text, file = self._texts[-1]
             with self._frame(text, file, (ANY,)):
                 self._list(command.block.body, inner)
             self._parents, self._unsure = before, unsure
+            entry.superusers = inner.get("superusers") != frozenset((UNSET,))
+            # GRUB gives a submenu the rest of the path as its default, and no time to wait.
+            steering = [place for name in _STEERING for place in inner.places.get(name, ())]
+            entry.steers = min(steering, key=str, default=None)
         return YES
 
     def _entry(self, command: script.Command, arguments: list[str]) -> Entry | None:

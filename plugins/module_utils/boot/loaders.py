@@ -132,7 +132,7 @@ class Grub:
                 releases[entry.path] = release
             if usual:
                 entries[release] = entry.path
-                if why := grub.locked(menu, entry) or grub.not_copied(entry):
+                if why := grub.unsafe(menu, entry):
                     broken[release] = f"{release} cannot be started through '{entry.title}': {why}"
         block = self._environment()
         remembers = self._remembers(MARK, next_entry="", saved_entry=MARK)
@@ -323,7 +323,7 @@ class Grub:
         entry = grub.ordinary(menu, release)
         if entry is None:
             raise Failure(f"GRUB has no entry for {release} any more; who removed it?")
-        if why := grub.locked(menu, entry) or grub.not_copied(entry):
+        if why := grub.unsafe(menu, entry):
             raise Failure(f"{release} cannot be started through '{entry.title}': {why}")
         return entry
 

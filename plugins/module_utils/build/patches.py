@@ -13,6 +13,7 @@ from __future__ import annotations
 import email
 import email.header
 import email.message
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -105,7 +106,8 @@ def read_patch(path: Path, name: str) -> list[Change]:
 
 # A patch that is sent; not its cover letter, nor an answer to it.
 _PATCH = re.compile(r"^\s*\[[^]]*\bPATCH\b(?![^]]*\b0+/\d)[^]]*\]", re.IGNORECASE)
-_SEPARATOR = re.compile(rb"^From .*\d\d?:\d\d(?::\d\d)?\s.*\d{4}\s*$", re.MULTILINE)
+# As git mailsplit has it: a year comes right after the seconds.
+_SEPARATOR = re.compile(rb"^From .*\d.\d\d:\d\d[ \t]*\+?0*(?:9[1-9]|[1-9]\d\d+)[^:\n]*$", re.MULTILINE)
 _HEADER = re.compile(rb"^[!-9;-~]+:[ \t]")
 
 
@@ -196,8 +198,8 @@ def _diffs(text: bytes, name: str) -> tuple[bytes, tuple[tuple[str, str], ...]]:
                 at += 1
             if line(at).startswith(_BINARY):
                 raise Refused(
-                    f"patch {name} changes a binary file ({_file(header[0])}): give a source that has it, "
-                    "and a patch without it"
+                    f"patch {name} changes a binary file ({_shown(named[2] if named else header[0])}): "
+                    "give a source that has it, and a patch without it"
                 )
         if line(at).startswith(b"--- ") and line(at + 1).startswith(b"+++ ") and _HUNK.match(line(at + 2)):
             hunks, end = _hunks(lines, at + 2, name)
@@ -273,6 +275,7 @@ def apply_patch(tree: Path, path: Path, name: str) -> None:
     """All that is in a patch, or Failure for the first that does not apply."""
     strict = ["--batch", "--forward", "--fuzz=0", "--no-backup-if-mismatch", "--reject-file=-"]
     for change in read_patch(path, name):
+        _nothing_lost(tree, change)
         with tempfile.TemporaryFile() as file:
             file.write(change.text)
             file.seek(0)
@@ -280,6 +283,20 @@ def apply_patch(tree: Path, path: Path, name: str) -> None:
         if done.rc:
             raise Failure(
                 patch_error(change.name, done.stdout + done.stderr), done.details(), patch=text_of(path)
+            )
+
+
+def _nothing_lost(tree: Path, change: Change) -> None:
+    """patch(1) renames and copies over what is there, without a word."""
+    moved = {
+        what: set(re.findall(rb"^(?:rename|copy) %b (\S.*)$" % what, change.text, re.MULTILINE))
+        for what in (b"from", b"to")
+    }
+    for name in sorted(moved[b"to"] - moved[b"from"]):
+        if os.path.lexists(tree / os.fsdecode(name)):
+            raise Failure(
+                f"patch {change.name} does not apply: it makes {_shown(name)} of another file, and that is "
+                "there already"
             )
 
 

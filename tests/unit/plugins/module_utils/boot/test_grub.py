@@ -99,7 +99,7 @@ def ordinary(text, release):
     return loader.ordinary(menu_of(head(text)), release)
 
 
-def start(folder, text, custom, prelude=grub_emu.LOAD, **block):
+def start(folder, text, custom, prelude=grub_emu.LOAD, patience=30, **block):
     """GRUB starts a machine with these files. Returns what it did."""
     (folder / "grub.cfg").write_text(text)
     if custom:
@@ -107,7 +107,7 @@ def start(folder, text, custom, prelude=grub_emu.LOAD, **block):
         subprocess.run(["grub-script-check", str(folder / "custom.cfg")], check=True)
     words = [f"{name}={value}" for name, value in block.items()]
     subprocess.run(["grub-editenv", str(folder / "grubenv"), "set", *words], check=True)
-    return grub_emu.start(folder, prelude)
+    return grub_emu.start(folder, prelude, patience)
 
 
 def trial(entry, words=("panic=10",)):
@@ -259,6 +259,7 @@ def test_words_of_a_command_line_reach_the_kernel_as_they_are(tmp_path):
     [
         ("menuentry l { set c=linux; $c /boot/x; linux /boot/vmlinuz-6.1; }", "which command it runs"),
         ("menuentry l { linux /boot/vmlinuz-6.1 $1; }", "it uses words of its own head"),
+        ("menuentry l { if [ $x ]; then return; fi; linux /boot/vmlinuz-6.1; }", "it may end (`return`)"),
         (
             "submenu s --id s { set r=/dev/vda1; menuentry l { linux /boot/vmlinuz-6.1 root=$r; }; }",
             "it uses $r, which is set only in the submenu around it",
@@ -382,6 +383,12 @@ SUPERUSERS = 'set superusers="boss"\npassword boss secret\n'
         ("set superusers=\n", "--unrestricted", "", "add --unrestricted to this menuentry"),
         ("export superusers\n", "--unrestricted", "", "add --unrestricted to this menuentry"),
         (SUPERUSERS + "unset superusers\n", "", "", ""),
+        (
+            "eval 'set superusers=boss'\nexport superusers\n",
+            "--unrestricted",
+            "",
+            "add --unrestricted to this",
+        ),
     ],
 )
 def test_superusers(tmp_path, users, submenu, entry, reason):
@@ -406,6 +413,43 @@ def test_superusers(tmp_path, users, submenu, entry, reason):
         assert (seen.asks, len(seen.linux)) == (False, 1)
 
 
+INNER = "menuentry z { linux /boot/vmlinuz-9; }\nmenuentry l {} {{ linux /boot/vmlinuz-6.1; }}\n"
+
+
+@pytest.mark.parametrize(
+    ("head_of_submenu", "entry", "reason", "linux"),
+    [
+        ("true", "", "", ["/boot/vmlinuz-6.1"]),
+        (SUPERUSERS, "", "add --unrestricted to this menuentry", []),
+        (SUPERUSERS, "--unrestricted", "", ["/boot/vmlinuz-6.1"]),
+        ("source $prefix/custom.cfg", "", "add --unrestricted to this menuentry", []),
+        (
+            "set default=0",
+            "",
+            "sets its own default or timeout (/etc/grub.d/10_linux (line",
+            ["/boot/vmlinuz-9"],
+        ),
+        ("load_env default", "", "sets its own default", ["/boot/vmlinuz-9"]),
+        ("set timeout=-1", "", "sets its own default or timeout", []),
+        ("unset timeout", "", "sets its own default or timeout", []),
+        ("if [ -e (hd0)/none ]; then timeout=9; fi", "", "sets its own default", ["/boot/vmlinuz-6.1"]),
+    ],
+)
+def test_what_a_submenu_does_when_it_is_opened(tmp_path, head_of_submenu, entry, reason, linux):
+    inner = INNER.replace("l {}", f"l {entry}").replace("{{", "{").replace("}}", "}")
+    text = head(f"### BEGIN /etc/grub.d/10_linux ###\nsubmenu s {{\n{head_of_submenu}\n{inner}}}\n")
+    users = SUPERUSERS if "source" in head_of_submenu else ""
+    block = {"saved_entry": "s>l", **({"default": "z"} if "load_env" in head_of_submenu else {})}
+    menu = menu_of(text, users, **block)
+    # custom.cfg is read by the menu itself, too; here it is the submenu that matters
+    menu.state.variables.pop("superusers", None)
+    found = menu.find("s>l")
+    assert reason in loader.locked(menu, found)
+    assert bool(loader.locked(menu, found)) is bool(reason)
+    text = text.replace("  source ${config_directory}/custom.cfg\n", "  true\n")
+    assert start(tmp_path, text, users, patience=30 if linux else 2, **block).linux == linux
+
+
 # --- settings ---------------------------------------------------------------------------------------------
 
 
@@ -426,11 +470,25 @@ def test_words_that_grub_would_read_as_its_own(cmdline, bad):
     ("before", "after"),
     [
         ("GRUB_DEFAULT=0\nX=1\n", "GRUB_DEFAULT=saved\nX=1\n"),
-        ("X=1\nGRUB_DEFAULT=0\nGRUB_DEFAULT='2'\n", "X=1\nGRUB_DEFAULT=saved\n"),
+        ("X=1\nGRUB_DEFAULT=0\nGRUB_DEFAULT='2'\n", "X=1\nGRUB_DEFAULT=saved\nGRUB_DEFAULT=saved\n"),
         ("#GRUB_DEFAULT=0\n", "#GRUB_DEFAULT=0\nGRUB_DEFAULT=saved\n"),
         ("", "GRUB_DEFAULT=saved\n"),
         ("X=1", "X=1\nGRUB_DEFAULT=saved\n"),
-        ("  export GRUB_DEFAULT=0 # first\n", "GRUB_DEFAULT=saved\n"),
+        ("export GRUB_DEFAULT=0 # first\n", "GRUB_DEFAULT=saved\n"),
+        ("GRUB_DEFAULT=0\r\nX=1\r\n", "GRUB_DEFAULT=saved\nX=1\r\n"),
+        ("GRUB_DEFAULT='a b'\"c\"d#e\n", "GRUB_DEFAULT=saved\n"),
+        # Nothing else of a script is lost, and none of its conditions decides.
+        *(
+            (text, f"{text}GRUB_DEFAULT=saved\n")
+            for text in (
+                "GRUB_DEFAULT=0; GRUB_TIMEOUT=3\n",
+                "GRUB_DEFAULT=0 GRUB_TIMEOUT=3\n",
+                'GRUB_DEFAULT="1>\\\n2"\n',
+                'GRUB_DEFAULT="a\nb"\n',
+                "GRUB_DEFAULT=$(cat /etc/x) && X=1\n",
+                "if [ -e /x ]; then\n\tGRUB_DEFAULT=0\nfi\n",
+            )
+        ),
         ("X='a\u2028b\x0c'\nGRUB_DEFAULT=0\n", "X='a\u2028b\x0c'\nGRUB_DEFAULT=saved\n"),
     ],
 )

@@ -481,3 +481,25 @@ def test_an_entry_that_only_the_machine_knows_is_not_relied_on():
     menu = menu_of(f"{perhaps}menuentry b {{ echo b; }}\nmenuentry a {{ echo a; }}\n")
     assert [(entry.title, entry.sure) for entry in menu.entries] == [("a", False), ("b", True), ("a", True)]
     assert (menu.find("a"), menu.find("b").title) == (None, "b")
+
+
+@pytest.mark.parametrize(
+    ("timeout", "waits"),
+    [("5", False), (" 5 ", False), ("0", False), ("2147483648", True), ("4294967295", True)]
+    + [(text, True) for text in ("9" * 30, "-1", "", "²", "soon", "0x")],
+)
+def test_a_timeout_that_is_none_to_grub_waits(tmp_path, timeout, waits):
+    text = f"set timeout='{timeout}'\nmenuentry a {{ linux a; }}\n"
+    assert menu_of(text).waits == ((timeout,) if waits else ())
+    if timeout in ("0", "2147483648", "4294967295", "9" * 30):
+        (tmp_path / "grub.cfg").write_text(text)
+        assert grub_emu.start(tmp_path, patience=2).linux == ([] if waits else ["a"])
+
+
+@pytest.mark.parametrize("word", ["read x", "authenticate x", "exit", "halt", "configfile $prefix/x", "menu"])
+def test_an_entry_that_waits_or_leaves(word):
+    menu = menu_of(f"function menu {{ fwsetup; }}\nmenuentry a {{\n{word}\nlinux a\n}}\n")
+    with pytest.raises(Unclear, match=r"waits for somebody|may leave the entry before its kernel"):
+        menu.after(menu.find("a"))
+    menu = menu_of("menuentry a { linux a; boot; reboot; }\n")
+    assert menu.after(menu.find("a")) == {}

@@ -170,6 +170,40 @@ def test_what_cannot_be_told_is_refused(host, text, why):
     assert why in reason
 
 
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("read answer", "`read` waits for somebody at the console"),
+        ("exit", "`exit` may leave the entry before its kernel is started"),
+        ("pause", "`read` waits for somebody at the console"),
+        ('if [ "${boot_once}" ]; then return; fi', "it may end (`return`) before its kernel is started"),
+        ("blscfg", "entries come from /boot/loader/entries"),
+    ],
+)
+@pytest.mark.parametrize("state", ["installed", "booted"])
+def test_an_entry_that_needs_somebody_at_the_console(host, monkeypatch, line, why, state):
+    add(host, "00_more", "function pause {\n\tread answer\n}\n")
+    monkeypatch.setattr(
+        fake_boot,
+        "ENTRY",
+        ENTRY.replace("\tlinux", f"\t{line.replace('{', '{{').replace('}', '}}')}\n\tlinux"),
+    )
+    monkeypatch.setitem(globals(), "ENTRY", fake_boot.ENTRY)
+    host.menu()
+    reason = installs_nothing(host, state=state, reboot_ok=True)
+    assert f"{OLD} cannot be started through 'Linux {OLD}': " in reason
+    assert why in reason
+
+
+def test_settings_that_are_a_script(host):
+    """Nothing that is in it is lost, and the default is remembered in the end."""
+    text = "GRUB_DEFAULT=0; GRUB_TIMEOUT=3\nif true; then\n  GRUB_DEFAULT=1\nfi"
+    host.file("/etc/default/grub", text)
+    host_tests.phase(host, "install", state="installed")
+    assert host.text("/etc/default/grub") == f"{text}\nGRUB_DEFAULT=saved\n"
+    assert host.boot() == OLD
+
+
 def test_a_kernel_that_an_entry_always_takes_the_newest_of_is_not_kept_by_it(host):
     """Such an entry starts the running kernel now, and another one as soon as that is installed."""
     add(host, "10_more", f"menuentry 'Linux' --id gnulinux-simple-u {{\n\tlinux /boot/vmlinuz-{OLD} ro\n}}\n")

@@ -183,6 +183,9 @@ PATCHES = {
     "8bit": f"{MBOX}{HEAD}{mime('8bit', 'text' + chr(10) + DIFF)}",
     "a mail without the line of a mailbox": f"{HEAD}{mime('quoted-printable', 'text' + chr(10) + DIFF)}",
     "attached": f"{MBOX}{HEAD}{attached(DIFF)}",
+    "a line that begins as a mail does": f"{MBOX}{HEAD}\nFrom Monday on, 10:30 it is, 2024\n\n---\n{DIFF}",
+    "headers in the message": f"{MBOX}{HEAD}\nFrom: B <b@example.org>\nSubject: y\n\n>From\n---\n{DIFF}",
+    "long lines": f"{MBOX}{HEAD}{mime('quoted-printable', DIFF.replace('TWO é =', 'TWO é =' * 30))}",
     "empty lines of context": f"{MBOX}{HEAD}\n---\n" + DIFF.replace("@@ -1,3", "@@ -1,4").replace(
         "+1,3 @@", "+1,4 @@").replace(" three\n", " three\n\n"),
 }  # fmt: skip
@@ -232,6 +235,15 @@ EFFECTS = {
     "renamed": "diff --git a/b.c b/c.c\nsimilarity index 100%\nrename from b.c\nrename to c.c\n",
     "deleted": "diff --git a/b.c b/b.c\ndeleted file mode 100644\n--- a/b.c\n+++ /dev/null\n"
     "@@ -1,3 +0,0 @@\n-alpha\n-beta\n-gamma\n",
+    "copied": "diff --git a/b.c b/c.c\nsimilarity index 100%\ncopy from b.c\ncopy to c.c\n",
+    "renamed and changed": "diff --git a/a.c b/c.c\nsimilarity index 60%\nrename from a.c\nrename to c.c\n"
+    + BARE.partition("\n")[2].replace("b/a.c", "b/c.c"),
+    "swapped": "diff --git a/b.c b/a.c\nsimilarity index 100%\nrename from b.c\nrename to a.c\n"
+    "diff --git a/a.c b/b.c\nsimilarity index 100%\nrename from a.c\nrename to b.c\n",
+    "a name with spaces": "diff --git a/c d b/c d\nnew file mode 100644\n--- /dev/null\n+++ b/c d\t\n"
+    "@@ -0,0 +1 @@\n+x\n",
+    "a link": "diff --git a/l b/l\nnew file mode 120000\n--- /dev/null\n+++ b/l\n@@ -0,0 +1 @@\n+b.c\n"
+    "\\ No newline at end of file\n",
     "two files": BARE + "diff --git a/b.c b/b.c\n" + EXAMPLE,
     "no newline": "--- a/b.c\n+++ b/b.c\n@@ -1,3 +1,3 @@\n alpha\n beta\n-gamma\n+gamma\n"
     "\\ No newline at end of file\n",
@@ -247,6 +259,16 @@ def test_changes_of_every_kind(two_trees, tmp_path, kind):
     git(theirs, "apply", str(file))
     apply(ours, file)
     assert files(ours) == files(theirs) != before
+
+
+@pytest.mark.parametrize("how", ["rename", "copy"])
+def test_a_file_that_is_there_is_not_lost(two_trees, tmp_path, how):
+    file = tmp_path / "one.patch"
+    file.write_text(f"diff --git a/a.c b/b.c\nsimilarity index 100%\n{how} from a.c\n{how} to b.c\n")
+    before = files(two_trees[0])
+    with pytest.raises(Failure, match=r"one\.patch does not apply: it makes b\.c of another file"):
+        apply(two_trees[0], file)
+    assert files(two_trees[0]) == before
 
 
 def test_mails_of_a_box_in_their_order(two_trees, tmp_path):
@@ -335,7 +357,7 @@ def test_a_lost_mail_of_a_box(tmp_path):
         (DIFF.replace("-1,3 +1,3", "-1,1 +1,3"), "is damaged"),
         (
             "diff --git a/x.bin b/x.bin\nindex 1..2 100644\nGIT binary patch\nliteral 0\n",
-            r"binary file \(.*x\.bin",
+            r"binary file \(b/x\.bin\)",
         ),
         ("*** a/b.c\n--- b/b.c\n***************\n*** 1,3 ****\n", "is a context diff"),
     ],
