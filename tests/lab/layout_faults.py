@@ -129,7 +129,7 @@ def resizing():
     epoch = red()["epoch"]
     more = layout({**RED, "cpus": "2-3"})
     arm("cpu_add_fails")
-    fails("a CPU that does not come", more, "instance red has CPUs 2 and 128 MiB instead of CPUs 2-3")
+    fails("a CPU that does not come", more, "instance red has CPU 2 and 128 MiB instead of CPUs 2-3")
     goes_on("a CPU that does not come", more)
     more = layout({**RED, "cpus": "2-3", "memory": "256M"})
     arm("mem_add_fails")

@@ -381,5 +381,5 @@ def judge(wanted: Mapping[str, Any], seen: Mapping[str, Any]) -> list[str]:
         if check["rc"]:
             output = (check["stderr"] or check["stdout"]).strip().splitlines()
             detail = f": {output[-1]}" if output else ""
-            bad.append(f"check {' '.join(check['cmd'])} ended with {check['rc']}{detail}")
+            bad.append(f"check {' '.join(check['cmd'])} ended with status {check['rc']}{detail}")
     return bad

@@ -134,18 +134,20 @@ def must(
         done = run(argv, timeout, cwd, env, stdin, inherit)
     except FileNotFoundError:
         raise Failure(
-            f"cannot {purpose}: there is no {name} on this host; install it", cmd=list(map(str, argv))
+            f"cannot {purpose}: {name} is not installed on this host; install it", cmd=list(map(str, argv))
         ) from None
     except OSError as error:
         raise Failure(
             f"cannot {purpose}: {name} cannot be run: {error.strerror}", cmd=list(map(str, argv))
         ) from error
     if done.rc is None:
-        raise Failure(f"cannot {purpose}: {name} did not end in {timeout:.0f} s", done.details())
+        raise Failure(f"cannot {purpose}: {name} did not finish within {timeout:.0f} s", done.details())
     if done.rc not in ok:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
         lines = causes(done.stderr + done.stdout) if causes else said
-        raise Failure(f"cannot {purpose}: {name} ended with {done.rc}: {' | '.join(lines)}", done.details())
+        raise Failure(
+            f"cannot {purpose}: {name} ended with status {done.rc}: {' | '.join(lines)}", done.details()
+        )
     return done
 
 

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from .text import shown
+from .text import counted, shown
 
 _RANGE = re.compile(r"([0-9]{1,4})(?:\s*-\s*([0-9]{1,4}))?")  # Linux ends below 9999 CPUs
 _EXAMPLES = 8  # of the same mistake
@@ -43,8 +43,8 @@ def parse_cpus(value: object) -> list[int]:
             cpus.update(range(first, last + 1))
     twice = sorted(cpu for cpu, count in cpus.items() if count > 1)
     reasons += [f"CPU {cpu} is listed twice" for cpu in twice[:_EXAMPLES]]
-    if len(twice) > _EXAMPLES:
-        reasons.append(f"{len(twice) - _EXAMPLES} more CPUs are listed twice")
+    if (more := len(twice) - _EXAMPLES) > 0:
+        reasons.append(f"{counted(more, 'more CPU')} {'is' if more == 1 else 'are'} listed twice")
     if reasons:
         raise ValueError(*reasons)
     return sorted(cpus)

@@ -70,7 +70,7 @@ def host_lock(path: Path, timeout: float = TIMEOUT) -> Iterator[None]:
             stack.enter_context(locked(path, timeout, inherit=True))
         except BlockingIOError:
             raise Failure(
-                f"{path} is held by another run for more than {timeout:g} s: wait for it to end"
+                f"{path} has been held by another run for more than {timeout:g} s: wait for it to end"
             ) from None
         except PermissionError as error:
             raise Failure(

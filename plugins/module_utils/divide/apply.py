@@ -21,7 +21,7 @@ from .machine import ACTIVE, LOADED, READY, Instance, Machine
 from .ready import Watch
 from .request import Request
 from .steps import Step, anew
-from .views import cpu_list
+from .views import cpus_named
 from .wish import InstanceWish, Manner
 
 SETTLE = 5  # seconds for a status to follow a call that has returned
@@ -136,7 +136,9 @@ class Applier:
         for between in anew:
             with Attempt(self._kernel) as attempt:
                 self._take(between, attempt)
-            self.done.append(replace(between, text=f"{between.action} {step.name}: its CPUs need a restart"))
+            self.done.append(
+                replace(between, text=f"{between.action} {step.name}: changing its CPUs needs a restart")
+            )
             if between.action == "kill":
                 done = self._kerf.call(words)
         return done
@@ -148,7 +150,7 @@ class Applier:
         state = self._kernel.status(step.name) or "absent"
         remedy = ""
         if step.action == "kill" and not manner.force:
-            remedy = ": it did not shut down when asked, force: true stops it all the same"
+            remedy = ": it did not shut down when asked; force: true stops it anyway"
         command = words_of(step, self._wishes.get(step.name))[0]
         raise attempt.failure(
             f"instance {step.name}: after kerf {command} it is {state},"
@@ -177,17 +179,13 @@ class Applier:
         if step.action == "create" and made:
             # Half of a wish is worse than none: what was not asked for must not be held.
             self._kerf.call(("delete", step.name))
-            ending = "; it was given back"
-        has = f"CPUs {self._cpus(machine, made.cpus)} and {format_size(made.memory)}" if made else "nothing"
+            ending = "; it was deleted again"
+        has = f"{_cpus(machine, made.cpus)} and {format_size(made.memory)}" if made else "nothing"
         raise attempt.failure(
-            f"instance {step.name} has {has} instead of CPUs {self._cpus(machine, step.cpus)} and"
+            f"instance {step.name} has {has} instead of {_cpus(machine, step.cpus)} and"
             f" {format_size(step.memory)}{ending}",
             done,
         )
-
-    @staticmethod
-    def _cpus(machine: Machine, cpus: Iterable[int]) -> str:
-        return cpu_list(machine, sorted(cpus)) or "none"
 
     def _start(self, step: Step, words: tuple[str, ...], manner: Manner, attempt: Attempt) -> None:
         name = step.name
@@ -248,12 +246,12 @@ class Applier:
                 word = (now.exit_reason or "").partition(":")[0]
                 if word not in ("clean", "forced"):
                     raise KerfError(
-                        f"instance {name} was started and did not live: it is {now.status} again"
-                        f" ({now.exit_reason or 'this kernel does not tell why'})",
+                        f"instance {name} was started but did not stay up: it is {now.status} again"
+                        f" ({now.exit_reason or 'this kernel does not say why'})",
                         {"console": self._last_words(now), "instance_name": name},
                     )
                 warnings.append(
-                    f"instance {name} was started and has ended since ({now.exit_reason}): it is {now.status}"
+                    f"instance {name} was started and has since ended ({now.exit_reason}): it is {now.status}"
                 )
         return warnings
 
@@ -264,6 +262,10 @@ class Applier:
 
 
 def pool_text(machine: Machine, cpus: Iterable[int], memory: Mapping[int, int]) -> str:
-    numbers = cpu_list(machine, sorted(cpus))
     sizes = [f"{format_size(size)} on node {node}" for node, size in sorted(memory.items()) if size]
-    return f"{f'CPUs {numbers}' if numbers else 'no CPUs'} and {', '.join(sizes) or 'no memory'}"
+    return f"{_cpus(machine, cpus)} and {', '.join(sizes) or 'no memory'}"
+
+
+def _cpus(machine: Machine, cpus: Iterable[int]) -> str:
+    found = sorted(cpus)
+    return cpus_named(machine, found) if found else "no CPUs"

@@ -72,13 +72,13 @@ class Console:
         while rest:
             select.select([], [self._fd], [], max(deadline - time.monotonic(), 0))
             if time.monotonic() > deadline:
-                raise ConsoleError(f"the instance takes no input within {timeout:g} s")
+                raise ConsoleError(f"the instance accepted no input within {timeout:g} s")
             try:
                 rest = rest[os.write(self._fd, rest) :]
             except BlockingIOError:
                 time.sleep(_SETTLE)  # its buffer is full; poll does not tell
             except OSError as error:
-                raise ConsoleError(f"the console takes no input: {error.strerror}") from error
+                raise ConsoleError(f"the console cannot be written to: {error.strerror}") from error
 
     def expect(
         self, wanted: re.Pattern[str], timeout: float, alive: Callable[[], bool] = lambda: True

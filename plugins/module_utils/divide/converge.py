@@ -291,7 +291,7 @@ def _wait_reasons(request: Request, machine: Machine) -> list[str]:
         reasons += agent_reasons()
     if "heartbeat" in waits and not machine.interface.tells_exit:
         reasons.append(
-            "wait: heartbeat needs a kernel that tells of its instances' signs of life, and"
+            "wait: heartbeat needs a kernel that reports the heartbeats of its instances, and"
             f" {machine.release} ({machine.interface.name}) does not: wait for console output (wait_for)"
             " instead"
         )

@@ -34,7 +34,7 @@ class Node:
         """Numbers of 4 or 8 bytes; empty when the property is absent."""
         value = self.properties.get(name, b"")
         if len(value) % width:
-            raise ValueError(f"property {name} has {len(value)} bytes, no multiple of {width}")
+            raise ValueError(f"property {name} has {len(value)} bytes, which is not a multiple of {width}")
         return struct.unpack(f">{len(value) // width}{'Q' if width == 8 else 'I'}", value)
 
     def cell(self, name: str, width: int, default: int = 0) -> int:
@@ -46,7 +46,7 @@ def parse_fdt(blob: bytes) -> Node:
     try:
         magic, size, structure, strings = struct.unpack_from(">4I", blob)
         if magic != _MAGIC or size > len(blob):
-            raise ValueError("it does not begin as one, or is cut off")
+            raise ValueError("its header is wrong or cut off")
         return _nodes(blob, structure, strings)
     except (struct.error, IndexError) as error:
         raise ValueError("it is cut off") from error
@@ -55,7 +55,7 @@ def parse_fdt(blob: bytes) -> Node:
 def _string(blob: bytes, offset: int) -> str:
     end = blob.find(b"\0", offset)
     if end < 0:
-        raise ValueError("a string has no end")
+        raise ValueError("a string is not terminated")
     return blob[offset:end].decode(errors="replace")
 
 
@@ -83,4 +83,4 @@ def _nodes(blob: bytes, offset: int, strings: int) -> Node:
         elif token == _FINISH and len(path) == 1 and len(top.children) == 1:
             return next(iter(top.children.values()))
         elif token != _NOP:
-            raise ValueError(f"token {token} has no place there")
+            raise ValueError(f"token {token} is not allowed there")

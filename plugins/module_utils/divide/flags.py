@@ -77,11 +77,11 @@ def flag_reasons(machine: Machine) -> list[str]:
         return []
     if is_known is None:
         return [
-            f"the kernel {machine.release} does not tell whether it takes kexec_file_load(2) from kerf 0.4"
+            f"kernel {machine.release} does not tell whether it accepts kexec_file_load(2) from kerf 0.4"
             f" ({os.strerror(answer)}): allow that system call (root, no seccomp filter, CONFIG_KEXEC_FILE=y)"
         ]
     return [
-        f"the kernel {machine.release} takes other flags of kexec_file_load(2) than kerf 0.4 gives, and could"
-        " take an instance's kernel for the host's next one: boot a kernel that pairs with kerf 0.4, such as"
-        " Multikernel Linux 7.0-mk4 or one that role mkops.multikernel.kernel builds"
+        f"kernel {machine.release} expects other flags of kexec_file_load(2) than kerf 0.4 passes, and could"
+        " mistake an instance's kernel for the host's next one: boot a kernel that goes with kerf 0.4, such"
+        " as Multikernel Linux 7.0-mk4 or the one that role mkops.multikernel.kernel builds"
     ]

@@ -89,7 +89,7 @@ class Forked:
         entry = _ENTRY.search(text)
         interpreter = text.split("\n", 1)[0]
         if not (interpreter.startswith("#!/") and " " not in interpreter and entry):
-            raise OSError(f"{script} is no entry point that pip made")
+            raise OSError(f"{script} is not an entry point made by pip")
         self._script = str(script)
         self._process = subprocess.Popen(
             [interpreter[2:], "-c", _PARENT, entry[1], entry[2]],
@@ -115,7 +115,7 @@ class Forked:
         """
         argv = (self._script, *words)
         if not self.alive or self._process.stdin is None:
-            raise OSError(f"{self._script} went away")
+            raise OSError(f"{self._script} has ended unexpectedly")
         self._process.stdin.write(json.dumps(argv).encode() + b"\n")
         self._process.stdin.flush()
         begun = self._answer(timeout)
@@ -143,7 +143,7 @@ class Forked:
             data = os.read(stdout.fileno(), 1 << 16)
             if not data:
                 self.close()
-                raise OSError(f"{self._script} went away")
+                raise OSError(f"{self._script} has ended unexpectedly")
             self._rest += data
         line, self._rest = self._rest.split(b"\n", 1)
         answer: dict[str, Any] = json.loads(line)

@@ -169,11 +169,11 @@ class Kerf:
                 return [f"kerf cannot be run from {self.path} ({error.strerror}): {remedy}"]
             words = done.stdout.split()
             if done.rc != 0 or not words:
-                said = done.stderr.strip().splitlines() or [f"it ended with {done.rc} and said nothing"]
+                said = done.stderr.strip().splitlines() or [f"it ended with status {done.rc} and no message"]
                 return [f"{self.path} --version failed ({said[-1]}): {remedy}"]
             version = words[-1]
         reason = kerf_reason(version)
-        return [f"kerf {version} at {self.path} cannot be used, {reason}: {remedy}"] if reason else []
+        return [f"kerf {version} at {self.path} cannot be used ({reason}): {remedy}"] if reason else []
 
     def run(self, argv: Sequence[str], timeout: float) -> Done:
         """It holds the host's lock as long as it runs, and is never killed, or its own would stay behind."""

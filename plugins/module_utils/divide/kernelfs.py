@@ -213,7 +213,7 @@ class KernelFs:
             return self._read()
         except (ValueError, KeyError) as error:
             what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
-            raise KernelFsError(f"the kernel's files do not say what they should: {what}") from error
+            raise KernelFsError(f"the kernel's files have unexpected content: {what}") from error
 
     def _read(self) -> Machine:
         at = self.paths.at

@@ -142,7 +142,7 @@ class Memory:
         if more % self._granule:
             return (
                 f"memory is added in steps of {format_size(self._granule)},"
-                f" and {format_size(more)} more are no such step"
+                f" and {format_size(more)} more is not a multiple of that"
             )
         best = None
         for gap in self._free_gaps():
@@ -163,8 +163,8 @@ class Memory:
         if rest:
             sizes = ", ".join(format_size(size) for _base, size in reversed(regions))
             return (
-                "memory leaves it only in the pieces in which it came, the newest first and never the oldest,"
-                f" and it has {sizes or 'no piece that is known'}"
+                "memory can leave it only in the pieces in which it was added, the newest first and never the"
+                f" oldest, and it has {sizes or 'no piece that is known'}"
             )
         del regions[keep:]
         self._gaps = None

@@ -11,7 +11,7 @@ machine is not looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..common.size import PAGE_SIZE, format_size
 from .machine import ABSENT, ACTIVE, EMPTY, FAILED, LOADED, READY, Instance, Machine, Region
 from .memory import Memory
 from .steps import Step
-from .views import cpu_list
+from .views import cpu_list, cpus_named
 from .wish import FIRST_ID, LAST_ID, Image, InstanceWish
 
 _FROM = {
@@ -95,6 +95,9 @@ class Model:
     def _cpus(self, apic_ids: frozenset[int]) -> str:
         return cpu_list(self._machine, sorted(apic_ids))
 
+    def _named(self, apic_ids: Iterable[int], verbs: tuple[str, str] | None = None) -> str:
+        return cpus_named(self._machine, sorted(apic_ids), verbs)
+
     def _check(self, step: Step) -> None:
         """A step says what has to be after it."""
         have = self.instances.get(step.name)
@@ -103,8 +106,8 @@ class Model:
             raise Impossible(f"it would be {is_there or 'absent'} after that, not {step.status or 'absent'}")
         if have and (frozenset(have.cpus) != step.cpus or have.memory != step.memory):
             raise Impossible(
-                f"it would have CPUs {self._cpus(frozenset(have.cpus))} and {format_size(have.memory)},"
-                f" not CPUs {self._cpus(step.cpus)} and {format_size(step.memory)}"
+                f"it would have {self._named(have.cpus)} and {format_size(have.memory)},"
+                f" not {self._named(step.cpus)} and {format_size(step.memory)}"
             )
 
     # The pool
@@ -127,19 +130,20 @@ class Model:
             and apic not in self._machine.pool.cpus
         ]
         if unknown:
-            raise Impossible(f"CPU {self._cpus(frozenset(unknown))} is not online: bring it online first")
+            is_not = self._named(unknown, ("is", "are"))
+            raise Impossible(f"{is_not} not online: bring {_it(unknown)} online first")
         sizes = {node: size for node, size in step.nodes.items() if size}
         if not step.cpus and self.instances:
             raise Impossible(
                 f"it still serves {', '.join(sorted(self.instances))}: remove the instances first"
             )
         if bool(step.cpus) != bool(sizes) and (not step.cpus or not self.pool):
-            raise Impossible("a pool has both CPUs and memory: say both, or state: absent")
+            raise Impossible("a pool needs both CPUs and memory: give both, or state: absent")
         if stuck := self.memory.resize_pool(sizes):
             node, size = stuck[0]
             raise Impossible(
-                f"node {node} cannot give back {format_size(size)}, because only whole idle chunks can leave"
-                f" the pool and it has {self.memory.pieces(node)}"
+                f"NUMA node {node} cannot give back {format_size(size)}, because only whole idle chunks can"
+                f" leave the pool (it has {self.memory.pieces(node)})"
             )
         self.pool = step.cpus
 
@@ -148,7 +152,8 @@ class Model:
     def _take_cpus(self, cpus: frozenset[int]) -> None:
         if outside := cpus - self.pool:
             raise Impossible(
-                f"CPU {self._cpus(outside)} is not in the pool: add it to cpus of the pool first"
+                f"{self._named(outside, ('is', 'are'))} not in the pool: add {_it(outside)} to cpus of the"
+                " pool first"
             )
         if lent := cpus & self.lent.keys():
             apic = min(lent)
@@ -159,9 +164,9 @@ class Model:
 
     def _create(self, step: Step, wish: InstanceWish | None) -> None:
         if step.name in self.instances:
-            raise Impossible("there is one of that name already")
+            raise Impossible("an instance of that name exists already")
         if not step.cpus:
-            raise Impossible("it would have no CPU: say cpus or cpu_count")
+            raise Impossible("it would have no CPU: give cpus or cpu_count")
         self._take_cpus(step.cpus)
         number = wish.id if wish else None
         if number is None:
@@ -173,12 +178,12 @@ class Model:
                 f"id {number} is taken by instance {self._names[number]}: choose another, or leave it out"
             )
         if step.memory <= 0 or step.memory % PAGE_SIZE:
-            raise Impossible(f"{format_size(step.memory)} are no whole pages: say another memory")
+            raise Impossible(f"{format_size(step.memory)} is not a whole number of pages: give another size")
         if not self._has_room(step.memory) or not self.memory.create(step.name, step.memory, step.node):
-            where = f" on node {step.node}" if step.node is not None else ""
+            where = f" on NUMA node {step.node}" if step.node is not None else ""
             raise Impossible(
-                f"the pool has {format_size(self.memory.free(step.node))} of memory free{where}, and"
-                f" {format_size(step.memory)} cannot be had from it: enlarge the pool, or ask for less"
+                f"{format_size(step.memory)} of memory does not fit into what the pool has free{where}"
+                f" ({format_size(self.memory.free(step.node))}): enlarge the pool, or ask for less"
             )
         cpus = tuple(sorted(step.cpus))
         made = Instance(
@@ -212,14 +217,14 @@ class Model:
 
     def _set_cpus(self, step: Step, have: Instance) -> None:
         if not self._machine.interface.resizes:
-            raise Impossible("this kernel cannot change its CPUs: make it anew")
+            raise Impossible("this kernel cannot change its CPUs: recreate it")
         kept = [apic for apic in have.cpus if apic in step.cpus]
         if not kept:
             raise Impossible("it cannot give up all of its CPUs at once: leave it one of them")
         if have.status == ACTIVE and have.boot_cpu is not None and have.boot_cpu not in step.cpus:
             raise Impossible(
-                f"CPU {self._cpus(frozenset((have.boot_cpu,)))} is the one it was started on, which it cannot"
-                " give up while it runs: leave it that CPU, or stop it first (state: stopped)"
+                f"it was started on CPU {self._cpus(frozenset((have.boot_cpu,)))}, which it cannot give up"
+                " while it runs: leave it that CPU, or stop it first (state: stopped)"
             )
         added = step.cpus - frozenset(have.cpus)
         self._take_cpus(added)
@@ -232,11 +237,11 @@ class Model:
 
     def _set_memory(self, step: Step, have: Instance) -> None:
         if not self._machine.interface.resizes:
-            raise Impossible("this kernel cannot change its memory: make it anew")
+            raise Impossible("this kernel cannot change its memory: recreate it")
         if not self._has_room(step.memory - have.memory):
-            raise Impossible("the pool has not so much memory free: enlarge it, or ask for less")
+            raise Impossible("the pool does not have that much memory free: enlarge it, or ask for less")
         if why := self.memory.resize(step.name, step.memory):
-            raise Impossible(f"{why}: ask for another size, or make it anew")
+            raise Impossible(f"{why}: ask for another size, or recreate it")
         self.instances[step.name] = replace(have, memory=step.memory)
 
     def _move(self, step: Step, have: Instance, wish: InstanceWish | None) -> None:
@@ -252,7 +257,7 @@ class Model:
         changed: dict[str, Any] = {"status": _TO[step.action]}
         if step.action == "load":
             if wish is None or wish.kernel is None:
-                raise Impossible("no kernel is given: say kernel")
+                raise Impossible("there is no kernel to load: give kernel")
             if self._machine.kexec_disabled:
                 raise Impossible("kernel.kexec_load_disabled is 1: reboot, and keep it at 0")
             changed.update(
@@ -263,6 +268,10 @@ class Model:
         elif step.action == "unload":
             changed.update(kernel={}, initrd={}, cmdline=self._cmdline(""))
         self.instances[step.name] = replace(have, **changed)
+
+
+def _it(cpus: Collection[int]) -> str:
+    return "it" if len(cpus) == 1 else "them"
 
 
 def _record(image: Image | None) -> Mapping[str, Any]:

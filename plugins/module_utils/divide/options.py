@@ -54,10 +54,10 @@ Differs = Callable[[InstanceWish, Instance], Iterator[str]]
 
 def _text(value: object) -> str:
     if isinstance(value, bool):  # what YAML makes of yes, no, on and off
-        raise ValueError(f"{shown(value)} is not a text: put quotes around what is meant")
+        raise ValueError(f"{shown(value)} is not a string: put quotes around it")
     if isinstance(value, (str, int, float)):
         return str(value)
-    raise ValueError(f"{shown(value)} is not a text")
+    raise ValueError(f"{shown(value)} is not a string")
 
 
 def _int(value: object) -> int:
@@ -82,7 +82,7 @@ def _bool(value: object) -> bool:
 def _path(value: object) -> str:
     path = os.path.expanduser(os.path.expandvars(_text(value)))
     if not path or "\0" in path:
-        raise ValueError("no path is given")
+        raise ValueError("a path must not be empty")
     return path
 
 
@@ -215,7 +215,7 @@ class OptionGroup:
             option = self._options.get(name)
             if option is None:
                 known = ", ".join(self._options)
-                found.reasons.append(f"there is no option {shown(name)} (there are {known})")
+                found.reasons.append(f"there is no option {shown(name)}: the options are {known}")
                 continue
             found.values[name] = None
             if value is None:
@@ -254,9 +254,9 @@ def _image_differs(what: str) -> Differs:
         record: Mapping[str, Any] = getattr(current, what)
         if image is None:
             if record:
-                yield f"{what} {record.get('path')} is loaded and none is wanted"
+                yield f"{what} {record.get('path')} is loaded, but none is wanted"
         elif not record:
-            yield f"no record tells which {what} is loaded, wanted is {image.path}"
+            yield f"there is no record of the {what} that is loaded, and {image.path} is wanted"
         elif image.sha256 and image.sha256 != record.get("sha256"):
             yield f"{what} {image.path} has changed since it was loaded"
 
@@ -265,12 +265,12 @@ def _image_differs(what: str) -> Differs:
 
 def _cmdline_differs(wish: InstanceWish, current: Instance) -> Iterator[str]:
     if current.cmdline is not None and current.cmdline.split() != wish.full_cmdline.split():
-        yield f"the command line is '{current.cmdline}', wanted is '{wish.full_cmdline}'"
+        yield f"the command line is '{current.cmdline}' instead of '{wish.full_cmdline}'"
 
 
 def _id_differs(wish: InstanceWish, current: Instance) -> Iterator[str]:
     if wish.id is not None and wish.id != current.id:
-        yield f"its id is {current.id}, wanted is {wish.id}"
+        yield f"its id is {current.id} instead of {wish.id}"
 
 
 # The tables

@@ -152,9 +152,9 @@ class Watch:
     def _ending(self, living: bool) -> str:
         """How it ended, or that somebody else has meddled: while one waits, others may change the host."""
         if self._kernel.status(self.name) is None:
-            return "; another run has removed it meanwhile"
+            return "; another run has removed it in the meantime"
         if self._kernel.epoch(self.name) != self._epoch:
-            return "; another run has started it anew meanwhile"
+            return "; another run has restarted it in the meantime"
         reason = self._kernel.exit_reason(self.name)
         return f" ({reason})" if reason and not living else ""
 

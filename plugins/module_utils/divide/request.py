@@ -65,7 +65,7 @@ class Request:
                 reasons.append(_BOTH[other])
         if "kernel" not in said:
             reasons += [
-                f"{option.name} without kernel: say which"
+                f"{option.name} needs a kernel: give kernel as well"
                 for option in INSTANCE
                 if option.needs_kernel and values.get(option.name)
             ]
@@ -88,8 +88,8 @@ class Request:
 
 
 _BOTH = {
-    "cpu_count": "cpus and cpu_count: say one of them",
-    "cpu_policy": "cpus and cpu_policy: the policy chooses CPUs, and they are chosen already",
+    "cpu_count": "cpus and cpu_count exclude each other: give one of them",
+    "cpu_policy": "cpus and cpu_policy exclude each other: a policy chooses CPUs, and cpus has chosen them",
 }
 
 
@@ -102,7 +102,7 @@ def _cmdline(given: Given, reasons: list[str]) -> str:
     """Command line, labels, network and console in one."""
     words = words_of(given)
     reasons += [
-        f"{option.name} and {option.word}= in cmdline: say one of them"
+        f"{option.name} and {option.word}= in cmdline exclude each other: give one of them"
         for option in INSTANCE
         if option.word in words and option.name in given.said
     ]
@@ -185,7 +185,7 @@ def _declared(instances: object, reasons: list[str]) -> list[tuple[str, Any]]:
             options = {} if one is None else one
             if isinstance(options, Mapping) and options.get("name", name) != name:
                 reasons.append(
-                    f"instance {name}: it is called {shown(options['name'])} inside: leave name out there"
+                    f"instance {name}: its options call it {shown(options['name'])}: leave name out of them"
                 )
             found.append(
                 (f"instance {name}", {**options, "name": name} if isinstance(options, Mapping) else one)
@@ -201,7 +201,7 @@ def _shared(options: object, what: str, reasons: list[str]) -> Given:
     """What several instances share; mistakes are told once, of the place where they are."""
     given = INSTANCE.read({} if options is None else options)
     if given.values.pop("name", None) is not None:
-        given.reasons.append("name is of one instance and cannot be shared")
+        given.reasons.append("name belongs to one instance and cannot be shared: leave it out")
     given.said.discard("name")
     reasons += [f"{what}: {reason}" for reason in given.reasons]
     given.reasons = []
@@ -219,9 +219,9 @@ def _own(
     profile = values.pop("profile", None)
     given = INSTANCE.read(values)
     if profile is not None and str(profile) not in profiles:
-        known = ", ".join(sorted(profiles)) or "none"
+        known = f"choose from {', '.join(sorted(profiles))}" if profiles else "no profiles are declared"
         word = profile if isinstance(profile, str) else shown(profile)
-        given.reasons.append(f"there is no profile {word} (there is {known})")
+        given.reasons.append(f"there is no profile {word}: {known}")
         profile = None
     return profiles[str(profile)] if profile is not None else Given(), given
 

@@ -15,7 +15,7 @@ from .machine import ABSENT, ACTIVE, EMPTY, FAILED, LOADED, READY, Instance, Mac
 from .memory import Memory
 from .options import differences
 from .overlay import PoolChange, cpu_steps, create_cpus, memory_steps
-from .views import cpu_list, describe_instance, pool_view
+from .views import cpu_list, cpus_named, describe_instance, pool_view
 from .wish import InstanceWish, Wish
 
 LEVELS = {ABSENT: 0, FAILED: 1, EMPTY: 1, READY: 1, LOADED: 2, ACTIVE: 3}
@@ -228,8 +228,8 @@ class Building:
         if not (changes or anew) and stays_ended(one, current):
             wanted = "loaded"
             self.warnings.append(
-                f"instance {one.name} ended ({current.exit_reason}) and stays so, because restart is"
-                f" {one.restart}"
+                f"instance {one.name} has ended ({current.exit_reason}) and is not started again, because"
+                f" restart is {one.restart}"
             )
         steps = transition(
             current.status, wanted, one.kernel is not None, bool(changes), bool(anew), bool(halted)
@@ -250,15 +250,15 @@ class Building:
         if "load" in steps or ("start" in steps and self.status.get(one.name) not in (LOADED, ACTIVE)):
             if self.machine.kexec_disabled:
                 reasons.append(
-                    "kernel.kexec_load_disabled is 1, so that no kernel can be loaded until the next boot:"
+                    "kernel.kexec_load_disabled is 1, so no kernel can be loaded until the next boot:"
                     " reboot, and keep it at 0"
                 )
             if one.kernel is None:
                 reasons.append(
-                    f"instance {one.name} has to be made anew, because {anew}: that loses its image,"
-                    " say kernel so that it can be loaded again"
+                    f"instance {one.name} has to be recreated, because {anew}: that loses its kernel,"
+                    " so give kernel to have it loaded again"
                     if anew
-                    else f"instance {one.name} has no kernel loaded: state {one.state} needs kernel"
+                    else f"instance {one.name} has no kernel loaded: state {one.state} needs one, give kernel"
                 )
 
     def _needs_anew(self, one: InstanceWish, current: Instance) -> str | None:
@@ -272,13 +272,13 @@ class Building:
         target = self.targets.cpus.get(one.name, current.cpus)
         if set(target) != set(current.cpus):
             return (
-                f"it has CPUs {cpu_list(machine, current.cpus)}, wanted are {cpu_list(machine, target)},"
-                f" and {machine.release} cannot change them"
+                f"it has {cpus_named(machine, current.cpus)} instead of {cpus_named(machine, target)},"
+                f" and {machine.release} cannot change that"
             )
         if one.memory is not None and one.memory != current.memory:
             return (
-                f"it has {format_size(current.memory)} of memory, wanted are {format_size(one.memory)},"
-                f" and {machine.release} cannot change it"
+                f"it has {format_size(current.memory)} of memory instead of {format_size(one.memory)},"
+                f" and {machine.release} cannot change that"
             )
         return None
 
@@ -287,7 +287,7 @@ class Building:
         boot = current.boot_cpu
         if current.status == ACTIVE and boot is not None and boot not in target:
             cpu = cpu_list(self.machine, [boot])
-            return f"CPU {cpu} is the one it was started on, which it cannot give up while it runs"
+            return f"it was started on CPU {cpu}, which it cannot give up while it runs"
         return None
 
     # What they have
@@ -333,7 +333,7 @@ class Building:
             free = self.pool - self._lent().keys()
             ready = [name for name in left if self._target(name) - self.cpus[name] <= free]
             if not ready:
-                raise Anew(left[0], "its CPUs are to change places with those of others that have no more")
+                raise Anew(left[0], "it has to swap all of its CPUs with other instances")
             name = ready[0]
             target = self._target(name)
             if not self.cpus[name] <= target:
@@ -353,7 +353,7 @@ class Building:
             return
         for apic, name in self._lent().items():
             if apic not in cpus and name in targets.declared:
-                raise Anew(name, f"CPU {cpu_list(machine, [apic])} leaves the pool and it has no other")
+                raise Anew(name, f"CPU {cpu_list(machine, [apic])} leaves the pool and it has no other CPU")
         before = self.memory.nodes
         leaving, coming, _stuck = self.memory.pool_changes(memory)
         change = PoolChange(
@@ -361,10 +361,10 @@ class Building:
         )
         for node, surplus in self.memory.resize_pool(memory):
             self.reasons.append(
-                f"memory: node {node} cannot give back {format_size(before[node] - memory.get(node, 0))},"
-                f" because only whole idle chunks can leave the pool and it has {self.memory.pieces(node)},"
-                f" of which {format_size(surplus)} too much would stay: choose a size that is reached by"
-                " dropping such chunks"
+                f"memory: NUMA node {node} cannot give back"
+                f" {format_size(before[node] - memory.get(node, 0))}, because only whole idle chunks can"
+                f" leave the pool (it has {self.memory.pieces(node)}) and {format_size(surplus)} too much"
+                " would stay: choose a size that can be reached by dropping whole chunks"
             )
         self.pool = cpus
         if self.reasons:
@@ -389,11 +389,16 @@ class Building:
         cpus = frozenset(targets.cpus.get(one.name, ()))
         node = self._node(cpus, memory)
         if self.memory.nodes and not self.memory.create(one.name, memory, node):
-            free = self.memory.free()
+            free, total = self.memory.free(), sum(self.memory.nodes.values())
+            if total < memory:
+                why = f"the pool has only {format_size(total)}"
+            elif free < memory:
+                why = f"only {format_size(free)} of the pool's {format_size(total)} is free"
+            else:
+                why = f"the {format_size(free)} that is free in the pool is not in one piece"
             self.reasons.append(
-                f"memory: {format_size(memory)} wanted for {one.name}, but of the pool's"
-                f" {format_size(sum(self.memory.nodes.values()))} only {format_size(free)} are free"
-                f"{'' if free < memory else ', and not in one piece'}: ask for less or enlarge the pool"
+                f"memory: instance {one.name} needs {format_size(memory)}, but {why}: ask for less, or"
+                " enlarge the pool"
             )
         self.status[one.name] = READY
         self.size[one.name] = memory
@@ -419,7 +424,7 @@ class Building:
 def anew(have: Instance, machine: Machine) -> list[Step]:
     """Delete an instance that is not loaded, and create it as it was."""
     cpus, limit = sorted(have.cpus), machine.interface.longest_overlay
-    why = "it could not be loaded, and this kernel would not load it any more"
+    why = "it could not be loaded, and this kernel would not try again"
     steps = [Step("delete", have.name, ABSENT, text=f"delete {have.name}: {why}")]
     memory = Memory(machine)
     node = memory.node_of(have.name)

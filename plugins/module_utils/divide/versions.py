@@ -46,9 +46,9 @@ def probe_interface(implementation: str, has_granule: bool) -> Interface:
 
 # Version to the reason against it; None is supported.
 KERF: dict[str, str | None] = {
-    "0.3": "it starts instances with another command, and knows no running of commands inside",
+    "0.3": "it starts instances with another command and cannot run commands in them",
     "0.4": None,
-    "0.5": "it loads with another layout of flags, which kernels up to 7.0-mk4 refuse",
+    "0.5": "it passes other flags when it loads a kernel, which kernels up to 7.0-mk4 refuse",
 }
 
 
@@ -57,6 +57,6 @@ def kerf_reason(version: str) -> str | None:
     series = ".".join(version.split(".")[:2])
     supported = ", ".join(known for known, reason in KERF.items() if reason is None)
     if series not in KERF:
-        return f"only {supported} is supported, and this one is not known"
+        return f"only {supported} is supported"
     reason = KERF[series]
-    return reason and f"only {supported} is supported: {reason}"
+    return reason and f"only {supported} is supported, and {reason}"

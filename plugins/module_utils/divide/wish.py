@@ -146,8 +146,8 @@ def name_reasons(name: str) -> list[str]:
     if _NAME.fullmatch(name):
         return []
     return [
-        f"name {shown(name)} is not usable: begin with a letter or digit,"
-        " go on with those, '.', '_' and '-', at most 63 in all"
+        f"name {shown(name)} cannot be used: begin with a letter or digit and continue with letters, digits,"
+        " '.', '_' and '-', at most 63 characters in all"
     ]
 
 
@@ -159,27 +159,27 @@ def parse_name(name: str) -> str:
 
 def parse_count(count: int) -> int:
     if count < 1:
-        raise ValueError(f"{count} is too few, at least one CPU is needed")
+        raise ValueError(f"{count} is too few: at least one CPU is needed")
     return count
 
 
 def parse_host_cpus(count: int) -> int:
     if count < 1:
-        raise ValueError(f"{count} is too few, the host needs at least one CPU")
+        raise ValueError(f"{count} is too few: the host needs at least one CPU")
     return count
 
 
 def parse_seconds(seconds: int) -> int:
     if seconds < 1:
-        raise ValueError(f"{seconds} is no time to wait: give at least one second")
+        raise ValueError(f"{seconds} is too short: give at least one second")
     if seconds > LONGEST_WAIT:
-        raise ValueError(f"{seconds} is too long to wait: give at most {LONGEST_WAIT} seconds, a week")
+        raise ValueError(f"{seconds} is too long: give at most {LONGEST_WAIT} seconds, a week")
     return seconds
 
 
 def parse_lines(count: int) -> int:
     if count < 0:
-        raise ValueError(f"{count} is not a number of lines")
+        raise ValueError(f"{count} is not a number of lines: give 0 or more")
     return count
 
 
@@ -204,7 +204,7 @@ def parse_pool_memory(value: object) -> int | dict[int, int]:
     nodes: dict[int, int] = {}
     for node, size in value.items():
         if not re.fullmatch(r"[0-9]{1,4}", str(node)):
-            reasons.append(f"{shown(node)} is not a NUMA node")
+            reasons.append(f"{shown(node)} is not the number of a NUMA node")
             continue
         # A node without a size is a mistake as well.
         found = collect(reasons, f"node {node}: ", parse_memory, shown(size) if size is None else size)
@@ -249,15 +249,15 @@ def parse_instance_memory(value: object) -> int:
     size = parse_memory(value)
     if size < SMALLEST_MEMORY:
         raise ValueError(
-            f"{shown(value)} does not hold a kernel and its initramfs: at least"
-            f" {format_size(SMALLEST_MEMORY)} are needed"
+            f"{shown(value)} is too small for a kernel and its initramfs: give at least"
+            f" {format_size(SMALLEST_MEMORY)}"
         )
     return size
 
 
 def parse_cmdline(text: str) -> str:
     if not all(char.isprintable() and char.isascii() for char in text):
-        raise ValueError("only printable ASCII reaches a kernel unharmed")
+        raise ValueError("only printable ASCII characters can be passed to a kernel")
     return text
 
 
@@ -282,11 +282,11 @@ def network_word(network: Mapping[str, str | None]) -> str:
     fields = {key: value for key, value in network.items() if value is not None}
     for key, pattern in (("hostname", _HOST_NAME), ("device", _DEVICE)):
         if key in fields and not pattern.fullmatch(fields[key]):
-            what = "the name of a host" if key == "hostname" else "the name of a network device"
+            what = "a host name" if key == "hostname" else "the name of a network device"
             reasons.append(f"{key} {shown(fields[key])} is not {what}")
     address = fields.get("address", "")
     if not address:
-        reasons.append("address is missing: an IPv4 address or dhcp")
+        reasons.append("address is missing: give an IPv4 address or dhcp")
     elif address != "dhcp":
         reasons += [
             f"{key} {shown(fields[key])} is not an IPv4 address"
@@ -295,7 +295,7 @@ def network_word(network: Mapping[str, str | None]) -> str:
         ]
     else:
         reasons += [
-            f"{key} and address dhcp exclude each other" for key in ("gateway", "netmask") if key in fields
+            f"{key} and address: dhcp exclude each other" for key in ("gateway", "netmask") if key in fields
         ]
     if reasons:
         raise ValueError(*reasons)
@@ -312,10 +312,14 @@ def label_words(labels: Mapping[object, object]) -> str:
     words = []
     for name, value in labels.items():
         if not _LABEL_NAME.fullmatch(str(name)):
-            reasons.append(f"{shown(name)} is not usable: letters, digits, '_' and '-', at most 63")
+            reasons.append(
+                f"name {shown(name)} cannot be used: begin with a letter or digit and continue with letters,"
+                " digits, '_' and '-', at most 63 characters in all"
+            )
         if not isinstance(value, (str, int, float)) or not _WORD.fullmatch(str(value)) or '"' in str(value):
             reasons.append(
-                f"{shown(value)} of {shown(name)} is not usable: one word of printable ASCII without quotes"
+                f"{shown(value)} cannot be the value of {shown(name)}: give one word of printable ASCII"
+                " without quotes"
             )
         words.append((str(name), f"{LABEL}{name}={value}"))
     if reasons:
@@ -332,7 +336,7 @@ def labels_of(cmdline: str | None) -> dict[str, str]:
 def length_reasons(cmdline: str) -> list[str]:
     if len(cmdline) <= LONGEST_CMDLINE:
         return []
-    return [f"cmdline: {len(cmdline)} characters are too many, a kernel takes {LONGEST_CMDLINE} at most"]
+    return [f"cmdline: {len(cmdline)} characters are too many: a kernel takes at most {LONGEST_CMDLINE}"]
 
 
 def wish_reasons(wish: Wish) -> list[str]:
@@ -348,7 +352,9 @@ def wish_reasons(wish: Wish) -> list[str]:
         for cpu in one.cpus or ():
             other = wanted.setdefault(cpu, one.name)
             if other != one.name:
-                reasons.append(f"CPU {cpu} is declared for {other} and for {one.name}: a CPU runs one kernel")
+                reasons.append(
+                    f"CPU {cpu} is declared for {other} and for {one.name}: a CPU can run only one kernel"
+                )
         other = numbers.setdefault(one.id, one.name) if one.id is not None else one.name
         if other != one.name:
             reasons.append(f"id {one.id} is declared for {other} and for {one.name}: leave one of them out")

@@ -138,12 +138,12 @@ def test_two_instances(pooled, run_module, wish):
 
 
 WRONG_IN_ITSELF = [
-    ({"name": "a/b"}, ["name 'a/b' is not usable"]),
-    ({"name": ".."}, ["name '..' is not usable"]),
+    ({"name": "a/b"}, ["name 'a/b' cannot be used"]),
+    ({"name": ".."}, ["name '..' cannot be used"]),
     ({"cpus": "2,2"}, ["CPU 2 is listed twice"]),
     ({"cpus": 0}, ["CPU 0 is the boot CPU"]),
     ({"cpus": 7}, ["CPU 7 does not exist"]),
-    ({"memory": "1T"}, ["1 TiB wanted"]),
+    ({"memory": "1T"}, ["instance web needs 1 TiB"]),
     ({"memory": "1.1M"}, ["'1.1M' is not a whole number of bytes"]),
     ({"memory": "100001K"}, ["not a multiple of the page size"]),
     ({"memory": "-5"}, ["'-5' is not a size"]),
@@ -163,7 +163,7 @@ FOR_EARLIER_TASKS = [
     ({"kernel": "/no/such"}, ["kernel /no/such cannot be read"]),
     ({"initrd": "/no/such"}, ["initrd /no/such cannot be read"]),
     ({"id": 5}, ["id 5 is taken by instance old"]),
-    ({"memory": "512M"}, ["512 MiB wanted for web, but of the pool's 512 MiB only 448 MiB are free"]),
+    ({"memory": "512M"}, ["instance web needs 512 MiB, but only 448 MiB of the pool's 512 MiB is free"]),
     ({"cpus": None, "cpu_count": 2}, ["instance web needs 2 CPUs, but the pool has only 1"]),
 ]
 
@@ -215,12 +215,13 @@ def test_cpu_count_must_be_positive(pooled, run_module):
 
 def test_options_that_need_each_other(pooled, run_module, wish):
     result = run_module(instance, pooled, cpu_count=1, cpu_policy=["node"], console="ttynull", **wish)
-    assert "cpus and cpu_count: say one of them" in result["reasons"]
+    assert "cpus and cpu_count exclude each other: give one of them" in result["reasons"]
     assert any("cpus and cpu_policy" in reason for reason in result["reasons"])
     del wish["kernel"]
-    assert {"initrd without kernel: say which", "cmdline without kernel: say which"} <= set(
-        run_module(instance, pooled, **wish)["reasons"]
-    )
+    assert {
+        "initrd needs a kernel: give kernel as well",
+        "cmdline needs a kernel: give kernel as well",
+    } <= set(run_module(instance, pooled, **wish)["reasons"])
 
 
 def test_no_pool(host, run_module, wish):
@@ -244,7 +245,7 @@ def test_an_instance_that_does_not_halt(pooled, run_module, wish):
     run_module(instance, pooled, state="started", **wish)
     pooled.broken["kill"] = "Error: reboot syscall failed: Connection timed out"
     result = run_module(instance, pooled, name="web", state="stopped")
-    assert "force: true stops it all the same" in result["msg"]
+    assert "force: true stops it anyway" in result["msg"]
     assert pooled.instances["web"].status == "active"
 
 
@@ -266,7 +267,7 @@ def test_other_resources_than_wanted_are_given_back(pooled, run_module, wish):
 
     pooled.after["create"] = round_up
     result = run_module(instance, pooled, **wish)
-    assert "has CPUs 2 and 256 MiB instead of CPUs 2 and 128 MiB; it was given back" in result["msg"]
+    assert "has CPU 2 and 256 MiB instead of CPU 2 and 128 MiB; it was deleted again" in result["msg"]
     assert pooled.changes == [CREATE, ["delete", "web"]]
     assert pooled.instances == {}
 
@@ -350,7 +351,7 @@ def test_no_heartbeat(pooled, run_module, wish, monkeypatch, console):
 def test_a_kernel_without_heartbeats_is_not_waited_for(make_host, run_module, wish):
     host = make_host(series="upstream", pool_cpus=[4, 6], chunks=[(POOL_BASE, 512 * MIB, 0)])
     result = run_module(instance, host, state="started", wait="heartbeat", **wish)
-    assert "wait: heartbeat needs a kernel that tells" in result["reasons"][0]
+    assert "wait: heartbeat needs a kernel that reports" in result["reasons"][0]
 
 
 def test_an_agent_needs_vsock(pooled, run_module, wish, monkeypatch):
@@ -388,11 +389,11 @@ def test_cpus_and_memory_change_while_it_runs(pooled, run_module, wish):
 @pytest.mark.parametrize(
     ("other", "word"),
     [
-        ({"cpus": 3}, "CPU 2 is the one it was started on"),
-        ({"memory": "64M"}, "memory leaves it only in the pieces in which it came"),
+        ({"cpus": 3}, "it was started on CPU 2"),
+        ({"memory": "64M"}, "memory can leave it only in the pieces in which it was added"),
         ({"memory": "130M"}, "memory is added in steps of 128 MiB"),
         ({"memory": "512M"}, "no chunk of the pool has 384 MiB free in one piece"),
-        ({"id": 9}, "its id is 1, wanted is 9"),
+        ({"id": 9}, "its id is 1 instead of 9"),
     ],
 )
 def test_what_a_running_kernel_cannot_take_needs_a_restart(pooled, run_module, wish, other, word):
@@ -432,7 +433,7 @@ def test_kernels_that_cannot_resize(make_host, run_module, wish):
     host = make_host(series="first", pool_cpus=[4, 6], chunks=[(POOL_BASE, 512 * MIB, 0)])
     run_module(instance, host, state="started", **wish)
     more = {**wish, "memory": "256M"}
-    assert "cannot change it" in run_module(instance, host, state="started", **more)["msg"]
+    assert "cannot change that" in run_module(instance, host, state="started", **more)["msg"]
     result = run_module(instance, host, state="started", allow_restart=True, **more)
     assert result["steps"] == ["kill", "unload", "delete", "create", "load", "start"]
 
@@ -440,7 +441,7 @@ def test_kernels_that_cannot_resize(make_host, run_module, wish):
 def test_made_anew_without_an_image_at_hand(pooled, run_module, wish):
     run_module(instance, pooled, state="loaded", **wish)
     result = run_module(instance, pooled, name="web", id=9)
-    assert "that loses its image, say kernel" in result["msg"]
+    assert "that loses its kernel, so give kernel" in result["msg"]
 
 
 def test_failed_ones_are_made_anew(pooled, run_module, wish):
@@ -501,7 +502,7 @@ def test_restart(pooled, run_module, wish, restart, ended, steps):
     result = run_module(instance, pooled, **wish)
     assert result["steps"] == steps
     if not steps:
-        assert f"ended ({ended}) and stays so" in result["warnings"][0]
+        assert f"ended ({ended}) and is not started again" in result["warnings"][0]
 
 
 def test_restart_policies_need_to_know_the_end(make_host, run_module, wish):
@@ -561,7 +562,7 @@ def test_a_record_of_a_former_boot_proves_nothing_whatever_the_clock_says(
     real = time.time_ns
     monkeypatch.setattr("time.time_ns", lambda: real() + step * 10**9)
     refused = run_module(instance, pooled, state="started", **wish)
-    assert "no record tells which kernel is loaded" in refused["msg"]
+    assert "there is no record of the kernel that is loaded" in refused["msg"]
 
 
 def test_another_record_than_the_noted_one_is_judged_by_the_clock(pooled, run_module, wish):
@@ -569,7 +570,7 @@ def test_another_record_than_the_noted_one_is_judged_by_the_clock(pooled, run_mo
     record = pooled.root / "var/lib/kerf/instances/web.json"
     record.write_bytes(record.read_bytes() + b" ")
     os.utime(record, (1, 1))
-    assert "no record tells" in run_module(instance, pooled, state="started", **wish)["msg"]
+    assert "there is no record of" in run_module(instance, pooled, state="started", **wish)["msg"]
 
 
 def test_an_instance_loaded_by_others_is_adopted(pooled, run_module, wish):

@@ -242,7 +242,7 @@ def test_instances_that_may_be_stopped_are_named(machine, monkeypatch):
     assert (planned["reasons"], planned["todo"]["stop"]) == ([], ["web"])
     phase(machine, "install", instances="stop")
     # Whoever does not stop them gets no restart, and the trial is off. This kernel shows too little for it.
-    with pytest.raises(Failure, match="the kernel's files do not say what they should"):
+    with pytest.raises(Failure, match="the kernel's files have unexpected content"):
         phase(machine, "trial", instances="stop")
     # Nor does one that is there after that.
     monkeypatch.setattr(kernel_boot, "converge", lambda *_args, **_more: None)
@@ -307,7 +307,7 @@ def test_unhealthy_kernels(either):
     assert phase(either, "judge", trial=trial, health=health)["reasons"] == [
         "unit db.service is failed",
         "unit db.service failed, which it did not on the earlier kernel",
-        "check /bin/false ended with 1",
+        "check /bin/false ended with status 1",
     ]
 
 
@@ -981,7 +981,7 @@ def test_somebody_who_comes_in_between(either, monkeypatch):
     def locked_out(argv, purpose, **more):
         if list(argv[:2]) == ["dpkg", "--install"]:
             text = "dpkg: error: dpkg frontend lock was locked by another process with pid 7"
-            raise Failure(f"cannot {purpose}: dpkg ended with 2: {text}", {"stderr": text})
+            raise Failure(f"cannot {purpose}: dpkg ended with status 2: {text}", {"stderr": text})
         return run(argv, purpose, **more)
 
     monkeypatch.setattr(either, "run", locked_out)

@@ -492,7 +492,7 @@ def test_a_source_package_that_nobody_known_has_signed(toy, mirror, tmp_path):
     (tmp_path / "keys.gpg").write_bytes(Path("/usr/share/keyrings/debian-archive-keyring.gpg").read_bytes())
     result = toy.run(source=mirror)
     assert (
-        f"cannot fetch the package lists of file:{tmp_path}/mirror sid: apt-get ended with 100"
+        f"cannot fetch the package lists of file:{tmp_path}/mirror sid: apt-get ended with status 100"
         in result["msg"]
     )
     assert "NO_PUBKEY" in result["msg"]

@@ -130,7 +130,10 @@ def test_absent_is_refused_while_there_are_instances(pooled, run_module):
         ({"cpus": "2", "memory": "0"}, ["no memory at all"]),
         ({"cpus": "2", "memory": "64G"}, ["node 0 would have to give", "keeps 256 MiB of it"]),
         ({"cpus": "2", "memory": "1900M"}, ["keeps 256 MiB of it"]),
-        ({"cpus": "2", "memory": {"x": "64M", "0": "1X"}}, ["'x' is not a NUMA node", "'1X' is not a size"]),
+        (
+            {"cpus": "2", "memory": {"x": "64M", "0": "1X"}},
+            ["'x' is not the number of a NUMA node", "'1X' is not a size"],
+        ),
         ({"cpus": "2", "memory": {}}, ["no NUMA node is named"]),
         ({"cpus": "2", "memory": "64M", "headroom": "much"}, ["headroom: 'much' is not a size"]),
         ({"cpus": "0,9,x", "memory": "1X"}, ["'x' is neither", "'1X' is not a size"]),
@@ -214,7 +217,7 @@ def test_half_of_a_wish_is_a_failure_although_kerf_is_content(host, run_module):
     host.after["init"] = shortfall
     result = run_module(pool, host, **WISH)
     assert result["failed"]
-    assert "the pool has CPUs 2 and 512 MiB on node 0 instead of CPUs 2-3 and 512 MiB" in result["msg"]
+    assert "the pool has CPU 2 and 512 MiB on node 0 instead of CPUs 2-3 and 512 MiB" in result["msg"]
     assert result["changed"]
 
 

@@ -152,10 +152,10 @@ def test_a_lock_that_cannot_be_had_is_no_traceback(pooled, run_module, wish):
 @pytest.mark.parametrize(
     ("meddle", "word"),
     [
-        (lambda host: host.instances.pop("a"), "another run has removed it meanwhile"),
+        (lambda host: host.instances.pop("a"), "another run has removed it in the meantime"),
         (
             lambda host: setattr(host.instances["a"], "epoch", 5),
-            "another run has started it anew meanwhile",
+            "another run has restarted it in the meantime",
         ),
         (
             lambda host: (
@@ -290,7 +290,7 @@ def test_one_that_panics_at_once_is_a_failure(pooled, run_module, wish, console,
     result = run_module(layout, pooled, instances=[wish])
     assert result["failed"]
     assert result["changed"]
-    assert f"instance a was started and did not live: it is loaded again ({reason})" in result["msg"]
+    assert f"instance a was started but did not stay up: it is loaded again ({reason})" in result["msg"]
     assert result["console"] == ["Kernel panic - not syncing: boom"]
     assert [step.partition(":")[0] for step in result["steps"]] == ["create a", "load a", "start a"]
     # The result is what the kernel says, not what was planned.
@@ -304,7 +304,7 @@ def test_one_that_ends_cleanly_at_once_is_told(pooled, run_module, wish, reason)
     pooled.after["start"] = ending(reason)
     result = run_module(layout, pooled, instances=[wish])
     assert not result.get("failed")
-    assert result["warnings"] == [f"instance a was started and has ended since ({reason}): it is loaded"]
+    assert result["warnings"] == [f"instance a was started and has since ended ({reason}): it is loaded"]
     assert result["after"]["instances"]["a"]["state"] == "loaded"
     assert result["diff"]["after"] == result["after"]
     (one,) = result["instances"]
@@ -473,7 +473,7 @@ def test_a_place_in_the_way(pooled, run_module, wish):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"memory": "16G"}, "16 GiB wanted"),
+        ({"memory": "16G"}, "needs 16 GiB"),
         ({"cpus": "0"}, "CPU 0 is the boot CPU"),
         ({"cpus": "99"}, "CPU 99 does not exist"),
         ({"cpus": None, "cpu_count": 8}, "needs 8 CPUs"),

@@ -296,7 +296,7 @@ def test_a_block_that_does_not_take_what_is_written(host, monkeypatch, kind):
     def stubborn(argv, purpose, ok=(0,), seconds=600):
         if list(argv)[:1] == ["grub-editenv"]:
             if kind == "error":
-                raise Failure(f"cannot {purpose}: grub-editenv ended with 1: cannot open")
+                raise Failure(f"cannot {purpose}: grub-editenv ended with status 1: cannot open")
             if kind == "unchanged":
                 argv = ["grub-editenv", "-", "set", "other=1"]
             else:

@@ -76,22 +76,24 @@ def test_who_inherits_locks(tmp_path, inherit):
 def test_must():
     assert command.must(["echo", "yes"], "say so").stdout == "yes\n"
     assert command.must(["false"], "fail", ok=(0, 1)).rc == 1
-    with pytest.raises(Failure, match=r"^cannot count: sh ended with 2: two \| three \| four$") as caught:
+    with pytest.raises(
+        Failure, match=r"^cannot count: sh ended with status 2: two \| three \| four$"
+    ) as caught:
         command.must(["sh", "-c", "echo one; printf 'one\ntwo\nthree\nfour\n' >&2; exit 2"], "count")
     assert caught.value.details["rc"] == 2
-    with pytest.raises(Failure, match=r"ended with 1: out$"):
+    with pytest.raises(Failure, match=r"ended with status 1: out$"):
         command.must(["sh", "-c", "echo out; exit 1"], "x")
-    with pytest.raises(Failure, match=r"ended with 1: OUT$"):
+    with pytest.raises(Failure, match=r"ended with status 1: OUT$"):
         command.must(["sh", "-c", "echo out; exit 1"], "x", causes=lambda text: [text.strip().upper()])
 
 
 def test_one_that_is_not_there_or_cannot_be_run(tmp_path):
-    with pytest.raises(Failure, match="cannot look: there is no nosuchtool on this host; install it"):
+    with pytest.raises(Failure, match="cannot look: nosuchtool is not installed on this host; install it"):
         command.must(["nosuchtool"], "look")
     (tmp_path / "tool").touch()
     with pytest.raises(Failure, match="cannot be run: Permission denied"):
         command.must([tmp_path / "tool"], "look")
-    with pytest.raises(Failure, match="cannot wait: sleep did not end in 0 s"):
+    with pytest.raises(Failure, match="cannot wait: sleep did not finish within 0 s"):
         command.must(["sleep", "9"], "wait", timeout=0.1)
 
 

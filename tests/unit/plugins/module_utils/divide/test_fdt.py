@@ -43,7 +43,7 @@ def test_what_is_missing_is_empty():
 
 
 def test_cells_of_another_width():
-    with pytest.raises(ValueError, match="model has 4 bytes, no multiple of 8"):
+    with pytest.raises(ValueError, match="model has 4 bytes, which is not a multiple of 8"):
         parse_fdt(BLOB).cells("model", 8)
 
 

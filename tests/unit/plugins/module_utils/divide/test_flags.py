@@ -63,8 +63,12 @@ def test_layout(monkeypatch, errnos, expected):
     ("machine", "errnos", "words"),
     [
         (ALONE, [errno.ENOENT], None),
-        (ALONE, [errno.EINVAL], "takes other flags of kexec_file_load(2) than kerf 0.4 gives"),
-        (ALONE, [errno.EPERM], "does not tell whether it takes kexec_file_load(2) from kerf 0.4 (Operation"),
+        (ALONE, [errno.EINVAL], "expects other flags of kexec_file_load(2) than kerf 0.4 passes"),
+        (
+            ALONE,
+            [errno.EPERM],
+            "does not tell whether it accepts kexec_file_load(2) from kerf 0.4 (Operation",
+        ),
         (replace(ALONE, kexec_disabled=True), [errno.EPERM], None),
         (replace(ALONE, interface=FULL_SERIES), [errno.EINVAL], None),
     ],
@@ -118,11 +122,11 @@ def test_nothing_is_changed_on_a_kernel_of_other_flags(make_host, run_module, vm
         run_module(layout, host, _check=check, pool=pooled, instances=[one]),
     ):
         told = result["warnings"] if check else result["reasons"]
-        assert any("takes other flags of kexec_file_load(2)" in text for text in told)
+        assert any("expects other flags of kexec_file_load(2)" in text for text in told)
     # One that was prepared by other means
     host.pool_cpus, host.chunks = [4, 6], [(1 << 30, 1 << 30, 0)]
     host.sync()
     result = run_module(instance, host, _check=check, **one)
     told = result["warnings"] if check else result["reasons"]
-    assert any("takes other flags of kexec_file_load(2)" in text for text in told)
+    assert any("expects other flags of kexec_file_load(2)" in text for text in told)
     assert host.changes == []

@@ -66,7 +66,7 @@ def web(action, status, cpus=(4,), memory=256 * MIB):
         (POOLED, replace(CREATE, cpus=frozenset({4, 6})), WISH, "CPU 2 is lent to instance web"),
         (POOLED, replace(CREATE, cpus=frozenset({2})), WISH, "CPU 1 is not in the pool"),
         (POOLED, web("set_cpus", "active", (6,)), None, "cannot give up all of its CPUs at once"),
-        (BOTH, web("set_cpus", "active", (6,)), None, "CPU 2 is the one it was started on"),
+        (BOTH, web("set_cpus", "active", (6,)), None, "it was started on CPU 2"),
         (POOLED, web("set_cpus", "active", (4, 8)), None, "CPU 4 is not in the pool"),
         (
             replace(BOTH, interface=FIRST_SERIES),
@@ -75,10 +75,10 @@ def web(action, status, cpus=(4,), memory=256 * MIB):
             "cannot change its CPUs",
         ),
         # Memory
-        (POOLED, replace(CREATE, memory=0), WISH, "no whole pages"),
-        (POOLED, replace(CREATE, memory=MIB + 1), WISH, "no whole pages"),
-        (POOLED, replace(CREATE, memory=GIB), WISH, "the pool has 512 MiB of memory free"),
-        (POOLED, replace(ONCE, memory=640 * MIB), WISH, "512 MiB of memory free on node 0"),
+        (POOLED, replace(CREATE, memory=0), WISH, "not a whole number of pages"),
+        (POOLED, replace(CREATE, memory=MIB + 1), WISH, "not a whole number of pages"),
+        (POOLED, replace(CREATE, memory=GIB), WISH, "does not fit into what the pool has free"),
+        (POOLED, replace(ONCE, memory=640 * MIB), WISH, "the pool has free on NUMA node 0 "),
         (POOLED, web("set_memory", "active", memory=128 * MIB), None, "only in the pieces"),
         (POOLED, web("set_memory", "active", memory=300 * MIB), None, "in steps of 128 MiB"),
         (POOLED, web("set_memory", "active", memory=2 * GIB), None, "no chunk of the pool has"),
@@ -101,24 +101,24 @@ def web(action, status, cpus=(4,), memory=256 * MIB):
             "all ids up to 511 are taken",
         ),
         # States
-        (POOLED, replace(CREATE, name="web"), WISH, "there is one of that name"),
+        (POOLED, replace(CREATE, name="web"), WISH, "an instance of that name exists already"),
         (POOLED, replace(CREATE, status="loaded"), WISH, "it would be ready after that, not loaded"),
         (POOLED, web("start", "active"), None, "it is active: bring it to loaded first"),
         (POOLED, web("load", "loaded"), WISH, "it is active: bring it to ready or empty first"),
         (POOLED, web("unload", "ready"), None, "it is active"),
         (POOLED, web("delete", None), None, "it is active"),
         (READY, web("kill", "loaded"), None, "it is ready: bring it to active first"),
-        (READY, web("load", "loaded"), None, "no kernel is given"),
+        (READY, web("load", "loaded"), None, "there is no kernel to load"),
         (replace(READY, kexec_disabled=True), web("load", "loaded"), WISH, "kexec_load_disabled is 1"),
-        (READY, web("load", "loaded", cpus=(4, 6)), WISH, "it would have CPUs 2 and 256 MiB, not CPUs 2-3"),
+        (READY, web("load", "loaded", cpus=(4, 6)), WISH, "it would have CPU 2 and 256 MiB, not CPUs 2-3"),
         (POOLED, replace(web("kill", "loaded"), name="other"), None, "there is no such instance"),
         # The pool
         (POOLED, pool({0, 4, 6}, {0: 768 * MIB}), None, "CPU 0 is the boot CPU"),
         (POOLED, pool({6}, {0: 768 * MIB}), None, "CPU 2 is lent to instance web and cannot leave"),
         (POOLED, pool({4, 6, 10}, {0: 768 * MIB}), None, "APIC 10 is not online"),
         (POOLED, pool({4, 6}, {0: 256 * MIB}), None, "node 0 cannot give back 256 MiB"),
-        (BARE, pool({4, 6}, {0: 0}), None, "a pool has both CPUs and memory"),
-        (BARE, pool((), {0: GIB}), None, "a pool has both CPUs and memory"),
+        (BARE, pool({4, 6}, {0: 0}), None, "a pool needs both CPUs and memory"),
+        (BARE, pool((), {0: GIB}), None, "a pool needs both CPUs and memory"),
         (
             replace(POOLED, instances={"web": replace(WEB, cpus=())}),
             pool((), {}),
@@ -152,9 +152,9 @@ def test_a_refusal_names_the_object(steps, words):
 def test_where_no_places_are_known_sums_are():
     """Without the addresses in /proc/iomem."""
     blind = replace(POOLED, pool=replace(POOLED.pool, regions=()))
-    with pytest.raises(Impossible, match="cannot be had"):
+    with pytest.raises(Impossible, match="does not fit into what the pool has free"):
         Model(blind).take(replace(CREATE, memory=640 * MIB), WISH)
-    with pytest.raises(Impossible, match="not so much memory free"):
+    with pytest.raises(Impossible, match="not have that much memory free"):
         Model(blind).take(web("set_memory", "active", memory=GIB))
     Model(blind).take(replace(CREATE, memory=256 * MIB), WISH)
 

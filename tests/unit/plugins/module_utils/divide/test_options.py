@@ -126,13 +126,13 @@ def test_types(type_, value, taken):
 @pytest.mark.parametrize(
     ("type_", "values", "word"),
     [
-        ("str", [{}, [], {"a": 1}, True, False], "is not a text"),
+        ("str", [{}, [], {"a": 1}, True, False], "is not a string"),
         ("int", [True, "x", 1.5, float("inf"), float("nan"), "", "+-5", "--", [], {}, "9" * 5000], "whole"),
         ("bool", ["perhaps", 2, [], {}, ""], "neither true nor false"),
         ("list", [{}, {"a": 1}, True], "is not a list"),
         ("dict", ["a=b", [], 1, True], "is not a dictionary"),
-        ("path", ["", "a\0b"], "no path is given"),
-        ("path", [[], {}, True], "is not a text"),
+        ("path", ["", "a\0b"], "a path must not be empty"),
+        ("path", [[], {}, True], "is not a string"),
     ],
 )
 def test_no_such_type(type_, values, word):
@@ -164,15 +164,15 @@ def test_values_are_read_with_all_that_is_wrong():
     assert (given.values["wait"], given.values["timeout"]) == ("none", 60)
     texts = "\n".join(given.reasons)
     for word in (
-        "name 'a b' is not usable",
+        "name 'a b' cannot be used",
         "state: 'gone' is not one of present, loaded, started, stopped, absent",
         "cpus: a dictionary is neither a CPU number",
         "cpu_count: 0 is too few",
-        "there is no option 'speed' (there are name, state,",
-        "network: there is no option 'x' (there are address,",
+        "there is no option 'speed': the options are name, state,",
+        "network: there is no option 'x': the options are address,",
         "network: address is missing",
-        "labels: a list of 'a' is not usable",
-        "stop_timeout: 1000000000 is too long to wait",
+        "labels: a list cannot be the value of 'a'",
+        "stop_timeout: 1000000000 is too long",
     ):
         assert word in texts
     assert len(given.reasons) == 9
@@ -204,8 +204,11 @@ KERNEL, OTHER = Image("/k", 1, "k1"), Image("/o", 1, "o1")
         ({}, []),  # an image of which nothing is said stays
         ({"kernel": OTHER}, ["kernel /o has changed since it was loaded"]),
         ({"kernel": Image("/k", 0, "")}, []),  # in check mode, of a file that an earlier task brings
-        ({"kernel": KERNEL, "initrd": OTHER}, ["no record tells which initrd is loaded, wanted is /o"]),
-        ({"kernel": KERNEL, "cmdline": "debug"}, ["the command line is 'console=mktty0', wanted is"]),
+        (
+            {"kernel": KERNEL, "initrd": OTHER},
+            ["there is no record of the initrd that is loaded, and /o is wanted"],
+        ),
+        ({"kernel": KERNEL, "cmdline": "debug"}, ["the command line is 'console=mktty0' instead of"]),
     ],
 )
 def test_how_a_loaded_image_differs(wish, words):
@@ -219,12 +222,12 @@ def test_an_initrd_too_many():
     record = {"path": "/i", "sha256": "i1"}
     current = Instance("web", 1, "active", kernel={"path": "/k", "sha256": "k1"}, initrd=record)
     found = differences(InstanceWish("web", kernel=KERNEL), current, "load")
-    assert found == ["initrd /i is loaded and none is wanted"]
+    assert found == ["initrd /i is loaded, but none is wanted"]
 
 
 def test_another_number():
     current = Instance("web", 3, "ready")
-    assert differences(InstanceWish("web", id=7), current, "anew") == ["its id is 3, wanted is 7"]
+    assert differences(InstanceWish("web", id=7), current, "anew") == ["its id is 3 instead of 7"]
     assert differences(InstanceWish("web", id=3), current, "anew") == []
     assert differences(InstanceWish("web"), current, "anew") == []
 

@@ -409,12 +409,12 @@ def test_unchanged_instance(same):
     [
         ({**IMAGE, "kernel": replace(KERNEL, sha256="k2")}, "kernel /boot/vmlinux has changed"),
         ({**IMAGE, "initrd": replace(INITRD, sha256="i2")}, "initrd /boot/initrd has changed"),
-        ({**IMAGE, "initrd": None}, "initrd /boot/initrd is loaded and none is wanted"),
+        ({**IMAGE, "initrd": None}, "initrd /boot/initrd is loaded, but none is wanted"),
         (
             {**IMAGE, "cmdline": "debug"},
-            "command line is 'quiet console=mktty0', wanted is 'debug console=mktty0'",
+            "command line is 'quiet console=mktty0' instead of 'debug console=mktty0'",
         ),
-        ({**IMAGE, "cmdline": "quiet console=ttynull"}, "wanted is 'quiet console=ttynull'"),
+        ({**IMAGE, "cmdline": "quiet console=ttynull"}, "instead of 'quiet console=ttynull'"),
     ],
 )
 def test_another_image(image, word):
@@ -432,7 +432,7 @@ def test_another_image(image, word):
 def test_an_image_of_unknown_origin_counts_as_another():
     machine = replace(POOLED, instances={"web": replace(WEB, kernel={}, initrd={})})
     reason = refusals(plan_instance, wish(**IMAGE), machine)[0]
-    assert "no record tells which kernel is loaded" in reason
+    assert "there is no record of the kernel that is loaded" in reason
     assert actions(plan_instance(wish(), machine)) == ()
 
 
@@ -460,13 +460,13 @@ def test_what_a_running_instance_has_changes_in_place(other, steps):
 @pytest.mark.parametrize(
     ("machine", "other", "word"),
     [
-        (POOLED, {"cpus": (3,)}, "CPU 2 is the one it was started on"),
-        (POOLED, {"memory": 300 * MIB}, "steps of 128 MiB, and 44 MiB more are no such step"),
+        (POOLED, {"cpus": (3,)}, "it was started on CPU 2"),
+        (POOLED, {"memory": 300 * MIB}, "steps of 128 MiB, and 44 MiB more is not a multiple of that"),
         (POOLED, {"memory": 640 * MIB}, "no chunk of the pool has 384 MiB free in one piece"),
         (POOLED, {"memory": 128 * MIB}, "and it has 256 MiB"),
-        (POOLED, {"id": 7}, "its id is 1, wanted is 7"),
-        (replace(POOLED, interface=FIRST_SERIES), {"cpus": (2, 3)}, "cannot change them"),
-        (replace(POOLED, interface=FIRST_SERIES), {"memory": 512 * MIB}, "cannot change it"),
+        (POOLED, {"id": 7}, "its id is 1 instead of 7"),
+        (replace(POOLED, interface=FIRST_SERIES), {"cpus": (2, 3)}, "cannot change that"),
+        (replace(POOLED, interface=FIRST_SERIES), {"memory": 512 * MIB}, "cannot change that"),
     ],
 )
 def test_what_needs_a_restart(machine, other, word):
@@ -510,13 +510,13 @@ NEW = {"memory": 256 * MIB}
         (
             POOLED,
             {"cpus": (3,), "memory": GIB},
-            ["1 GiB wanted for new, but of the pool's 768 MiB only 512 MiB are free"],
+            ["instance new needs 1 GiB, but the pool has only 768 MiB"],
         ),
         (POOLED, {"cpus": (3,), "id": 1, **NEW}, ["id 1 is taken by instance web"]),
         (
             POOLED,
             {"cpus": (0, 2), "memory": GIB, "id": 1},
-            ["boot CPU", "already lent", "is taken", "are free"],
+            ["boot CPU", "already lent", "is taken", "has only 768 MiB"],
         ),
     ],
 )
@@ -536,7 +536,7 @@ def test_all_cpus_lent():
 @pytest.mark.parametrize("state", ["loaded", "started"])
 def test_a_kernel_is_needed_to_load(state):
     machine = replace(POOLED, instances={"web": replace(WEB, status="ready", kernel={}, initrd={})})
-    assert f"state {state} needs kernel" in refusals(plan_instance, wish(state), machine)[0]
+    assert f"state {state} needs one" in refusals(plan_instance, wish(state), machine)[0]
     assert actions(plan_instance(wish("stopped"), machine)) == ()
 
 
@@ -630,7 +630,7 @@ SHARED = replace(
         # Nor its memory or id.
         (
             (InstanceWish("a", cpus=(2,), memory=640 * MIB, allow_restart=True, **IMAGE), InstanceWish("c")),
-            ["640 MiB wanted for a"],
+            ["instance a needs 640 MiB"],
         ),
         (
             (InstanceWish("a", id=2, allow_restart=True, **IMAGE), InstanceWish("c")),

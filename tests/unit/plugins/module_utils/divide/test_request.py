@@ -100,10 +100,10 @@ def test_what_an_instance_says_twice_is_refused(request_of, vmlinux):
         "network": {"address": "dhcp"},
     }
     assert sorted(request_of(instances=[twice]).reasons) == [
-        "instance a: console and console= in cmdline: say one of them",
-        "instance a: cpus and cpu_count: say one of them",
-        "instance a: cpus and cpu_policy: the policy chooses CPUs, and they are chosen already",
-        "instance a: network and ip= in cmdline: say one of them",
+        "instance a: console and console= in cmdline exclude each other: give one of them",
+        "instance a: cpus and cpu_count exclude each other: give one of them",
+        "instance a: cpus and cpu_policy exclude each other: a policy chooses CPUs, and cpus has chosen them",
+        "instance a: network and ip= in cmdline exclude each other: give one of them",
     ]
 
 
@@ -119,8 +119,8 @@ def test_an_image_that_is_shared_in_part_is_of_those_who_have_a_kernel(request_o
     ]
     alone = request_of(instances=[{"name": "a", "cmdline": "quiet", "initrd": str(initrd)}])
     assert alone.reasons == [
-        "instance a: initrd without kernel: say which",
-        "instance a: cmdline without kernel: say which",
+        "instance a: initrd needs a kernel: give kernel as well",
+        "instance a: cmdline needs a kernel: give kernel as well",
     ]
 
 
@@ -133,8 +133,8 @@ def test_mistakes_are_told_of_the_place_where_they_are_and_once(request_of):
     assert len(request.reasons) == 4
     for word in (
         "defaults: memory: '1X' is not a size",
-        "defaults: name is of one instance and cannot be shared",
-        "profile p: timeout: 0 is no time to wait",
+        "defaults: name belongs to one instance and cannot be shared",
+        "profile p: timeout: 0 is too short",
         "profile unused: there is no option 'speed'",
     ):
         assert any(word in reason for reason in request.reasons)
@@ -149,7 +149,9 @@ def test_a_profile_that_is_no_dictionary(request_of, kind):
     assert reason.endswith(" is not a dictionary of options")
 
 
-@pytest.mark.parametrize(("profile", "word"), [("b", "b (there is a, c)"), (["a"], "a list (there is a, c)")])
+@pytest.mark.parametrize(
+    ("profile", "word"), [("b", "b: choose from a, c"), (["a"], "a list: choose from a, c")]
+)
 def test_no_such_profile(request_of, profile, word):
     request = request_of(profiles={"c": {}, "a": {}}, instances=[{"name": "db", "profile": profile}])
     assert request.reasons == [f"instance db: there is no profile {word}"]
@@ -180,10 +182,10 @@ def test_instances_by_name(request_of):
         ([{"name": "a"}, None], "instance 2 of the list: nothing is not a dictionary of options"),
         ([{}], "instance 1 of the list: name is missing"),
         ({"a": "b"}, "instance a: 'b' is not a dictionary of options"),
-        ({"a": {"name": "b"}}, "instance a: it is called 'b' inside: leave name out there"),
-        ({"a b": {}}, "instance a b: name 'a b' is not usable"),
+        ({"a": {"name": "b"}}, "instance a: its options call it 'b': leave name out of them"),
+        ({"a b": {}}, "instance a b: name 'a b' cannot be used"),
         ([{"name": "a", "memory": "x"}], "instance a: memory: 'x' is not a size"),
-        ([{"name": {"a": 1}}], "instance 1 of the list: name: a dictionary is not a text"),
+        ([{"name": {"a": 1}}], "instance 1 of the list: name: a dictionary is not a string"),
     ],
 )
 def test_what_is_no_instance(request_of, instances, reason):
@@ -215,10 +217,10 @@ def test_all_mistakes_of_pool_and_host(request_of):
     )
     texts = "\n".join(request.reasons)
     for word in (
-        "pool: cpus and cpu_count: say one of them",
+        "pool: cpus and cpu_count exclude each other",
         "pool: cpu_count: 0 is too few",
         "pool: memory: node 0: 'nothing' is not a size",
-        "pool: memory: 'x' is not a NUMA node",
+        "pool: memory: 'x' is not the number of a NUMA node",
         "headroom: 'much' is not a size",
         "host_cpus: 0 is too few",
         "prune: 'perhaps' is neither true nor false",

@@ -41,9 +41,9 @@ def test_interfaces(implementation, granule, interface):
         ("0.4.0", None),
         ("0.4.12", None),
         ("0.3.0", "another command"),
-        ("0.5.1", "another layout of flags"),
-        ("0.6.0", "not known"),
-        ("4", "not known"),
+        ("0.5.1", "it passes other flags"),
+        ("0.6.0", "only 0.4 is supported"),
+        ("4", "only 0.4 is supported"),
     ],
 )
 def test_kerf(version, word):
