@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ..common.errors import Failure
 from . import grub_script as script
 from .grub_menu import Entry, Menu, Unclear
-from .plan import OWN_ID, TRIAL_ID, bounded, own_id
+from .plan import OWN_ID, TRIAL_ID, bounded, for_rescue, own_id
 
 BEGIN = "### BEGIN mkops: written by mkops.multikernel.kernel_boot, changes are lost ###"
 END = "### END mkops ###"
@@ -70,16 +70,20 @@ def cmdline_of(entry: Entry) -> str:
     return " ".join(word.source for words in _linux(entry)[:1] for word in words[2:])
 
 
+def rescue(entry: Entry) -> bool:
+    """Whether its system waits for a person."""
+    words = [word.value or "" for linux in _linux(entry) for word in linux[2:]]
+    return "-recovery-" in (entry.ident or "") or for_rescue(words)
+
+
 def ordinary(menu: Menu, release: str) -> Entry | None:
     """The entry to start a kernel by: not for recovery, and not the one that always means the newest."""
     for entry in menu.everything():
         name = entry.ident or ""
-        words = [word.value for linux in _linux(entry) for word in linux[2:]]
         if (
             release_of(entry) == release
             and not name.startswith(("gnulinux-simple-", TRIAL_ID, OWN_ID))
-            and "-recovery-" not in name
-            and not {"single", "recovery"} & set(words)
+            and not rescue(entry)
             and entry.path
             and menu.find(entry.path) is entry
         ):

@@ -128,7 +128,7 @@ class Grub:
                 continue
             usual = release not in entries and grub.ordinary(menu, release) is entry
             # One that does not name its kernel is, mostly, the one that always starts the newest.
-            if usual or release in f"{entry.ident} {entry.title}":
+            if usual or (release in f"{entry.ident} {entry.title}" and not grub.rescue(entry)):
                 releases[entry.path] = release
             if usual:
                 entries[release] = entry.path
@@ -382,7 +382,7 @@ class SystemdBoot:
         return Boot(
             loader="systemd-boot",
             entries={release: entry.ident for release, entry in ordinary.items()},
-            releases={entry.ident: entry.release for entry in found.values()},
+            releases={entry.ident: entry.release for entry in found.values() if not entry.rescue},
             own={
                 entry.release: entry.cmdline
                 for entry in found.values()
@@ -464,12 +464,9 @@ class SystemdBoot:
         """The entry of each kernel; ours, if another system on the same partition has the same kernel."""
         machine_id = self.machine.text("/etc/machine-id").strip()
         found: dict[str, tuple[Path, systemd_boot.Entry]] = {}
-        for path, entry in self._entries().items():
-            if not (entry.ordinary and entry.release):
-                continue
-            known = found.get(entry.release)
-            if not known or (known[1].foreign(machine_id) and not entry.foreign(machine_id)):
-                found[entry.release] = path, entry
+        for path, entry in sorted(self._entries().items(), key=lambda item: item[1].rank(machine_id)):
+            if entry.ordinary and entry.release:
+                found.setdefault(entry.release, (path, entry))
         return found
 
     def _place(self, release: str) -> tuple[str, systemd_boot.Entry]:

@@ -11,7 +11,7 @@ timer that restarts the host unless somebody confirms. After the restart it is j
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -332,6 +332,18 @@ def own_id(release: str) -> str:
 def bad_words(cmdline: str) -> list[str]:
     """The words of a command line that cannot be written into a boot menu as they are."""
     return [word for word in cmdline.split() if not _WORD.fullmatch(word)]
+
+
+# Of an entry that ends where somebody has to be: Linux, systemd and dracut take these.
+_RESCUE = re.compile(
+    r"single|[sS1]|-s|-b|rescue|emergency|recovery|(?:rd\.)?break(?:=.*)?|rd\.systemd\.unit=.*"
+    r"|systemd\.unit=(?:rescue|emergency)\.target|init=(?:.*/)?(?:ba|da)?sh"
+)
+
+
+def for_rescue(words: Iterable[str]) -> bool:
+    """Whether a kernel with these words waits for a person instead of running the host."""
+    return any(_RESCUE.fullmatch(word) for word in words)
 
 
 def bounded(cmdline: str) -> str:

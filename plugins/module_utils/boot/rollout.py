@@ -52,13 +52,34 @@ class Rollout:
         if todo.saved:
             loader.remember()
         if todo.install:
-            self._install(todo.release, files, names)
+            try:
+                self._install(todo.release, files, names)
+            except PROBLEMS:
+                # What is left of it is not what the host starts next.
+                with contextlib.suppress(*PROBLEMS):
+                    self._keep_default(self.host.running())
+                raise
         if todo.image:
             self._place(image, f"/boot/vmlinux-{todo.release}")
         if (todo.install or todo.boot) and todo.release not in loader.look().entries:
             loader.refresh()
             if todo.release not in loader.look().entries:
                 raise Failure(f"the boot menu has no entry for {todo.release}; is it in /boot?")
+        if todo.install or todo.boot:
+            self._keep_default(self.host.running())
+
+    def _keep_default(self, release: str) -> None:
+        """It is the default, whoever has made another kernel that meanwhile."""
+        loader = loaders.find(self.host)
+        now = loader.look()
+        if now.releases.get(now.default) == release:
+            return
+        entry = now.entries.get(release)
+        if not entry:
+            raise Failure(f"the boot menu has no entry for {release} any more; who removed it?")
+        if not now.remembers:
+            loader.remember()
+        loader.default(entry)
 
     def _install(self, release: str, files: Sequence[str], names: Sequence[str]) -> None:
         there = release in self.host.kernels()
@@ -121,6 +142,7 @@ class Rollout:
         )
         self._no_instances()
         try:
+            self._keep_default(seen.running)
             self._prepare(note, wish.trial_timeout)
             loader = loaders.find(self.host)
             self._check_default(loader, seen.running)
@@ -198,6 +220,14 @@ class Rollout:
             raise Failure(
                 f"{_say(error)}; nor could the trial of {note.release} be taken back: {_say(second)}. The "
                 "next start of this host may be that trial, which ends by itself; the next run takes it back",
+                getattr(error, "details", None),
+            ) from error
+        try:
+            self._keep_default(note.previous)
+        except PROBLEMS as second:
+            raise Failure(
+                f"{_say(error)}; nor could {note.previous} be made the default again: {_say(second)}. The "
+                f"next start of this host may be {note.release}, without a trial; see to that first",
                 getattr(error, "details", None),
             ) from error
         raise error
@@ -316,6 +346,9 @@ class Rollout:
         with contextlib.suppress(*PROBLEMS):
             if seen.note:
                 self._write_note(replace(seen.note, verdict=trial.BAD))
+        with contextlib.suppress(*PROBLEMS):
+            if seen.note:
+                self._keep_default(seen.note.previous)
         service = f"{UNIT}.service"
         if self.host.at(f"{UNITS}/{service}").exists():
             self._announced(["systemctl", "--no-block", "start", service])

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .plan import OWN_ID, TRIAL_ID, bounded, own_id
+from .plan import OWN_ID, TRIAL_ID, bounded, for_rescue, own_id
 
 SUFFIX = ".conf"
 TRIAL_FILE = TRIAL_ID + SUFFIX
@@ -44,8 +44,18 @@ class Entry:
         return self.value("machine-id") not in ("", machine_id)
 
     @property
+    def rescue(self) -> bool:
+        """Whether its system waits for a person."""
+        return for_rescue(word for key, value in self.lines if key == "options" for word in value.split())
+
+    @property
     def ordinary(self) -> bool:
-        return not self.ident.startswith((TRIAL_ID, OWN_ID)) and bool(self.value("linux"))
+        ours = self.ident.startswith((TRIAL_ID, OWN_ID))
+        return bool(self.value("linux")) and not ours and not self.rescue
+
+    def rank(self, machine_id: str) -> tuple[bool, bool]:
+        """Of several for one kernel, the smallest: of this system, and named by kernel-install."""
+        return self.foreign(machine_id), not self.ident.endswith(f"-{self.release}{SUFFIX}")
 
 
 def parse_lines(text: str) -> Iterator[tuple[str, str]]:

@@ -21,7 +21,7 @@ from typing import Any
 from ..common.command import bytes_of, must, stream
 from ..common.dotconfig import enabled
 from ..common.errors import Failure
-from ..common.files import read_text, sha256_file, text_of, write_file
+from ..common.files import read_record, read_text, sha256_file, text_of, write_file
 from .cache import Cache, discard
 from .configuration import Configuration
 from .key import Inputs
@@ -118,8 +118,7 @@ class Builder:
     def _tree(self) -> tuple[Path, int]:
         """The patched source, and the time that the build is dated with: that of the unpatched Makefile."""
         ready = self.work / "ready.json"
-        if ready.exists():
-            facts = json.loads(ready.read_text(encoding="utf-8"))
+        if facts := read_record(ready, tree=str, timestamp=int):
             return self.work / facts["tree"], facts["timestamp"]
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)

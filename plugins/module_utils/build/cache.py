@@ -15,7 +15,6 @@ CACHE/kernels/.work/KEY.{lock,log}
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -24,10 +23,20 @@ from pathlib import Path
 from typing import Any
 
 from ..common.command import detach
-from ..common.files import remove, sha256_file
+from ..common.files import read_record, remove, sha256_file
 from ..common.lock import locked
 
 TRASH = "trash-"
+# What every manifest has.
+_MANIFEST = {
+    "key": str,
+    "release": str,
+    "inputs": dict,
+    "debs": list,
+    "files": dict,
+    "objects": int,
+    "options": int,
+}
 
 
 def discard(tree: Path) -> None:
@@ -53,21 +62,18 @@ class Cache:
     def manifest(self, key: str) -> dict[str, Any] | None:
         """The manifest of a build that is complete and unharmed."""
         directory = self.kernels / key
+        manifest = read_record(directory / "manifest.json", **_MANIFEST)
         try:
-            manifest: dict[str, Any] = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
-            whole = all(sha256_file(directory / name) == digest for name, digest in manifest["files"].items())
-        except (OSError, ValueError, KeyError):
+            files = manifest["files"].items() if manifest else ()
+            whole = all(sha256_file(directory / name) == digest for name, digest in files)
+        except OSError:
             return None
         return manifest if whole else None
 
     def latest(self) -> dict[str, Any] | None:
         """The manifest of the newest build, for the estimate and the diff."""
         found = sorted(self.kernels.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
-        try:
-            newest: dict[str, Any] | None = json.loads(found[-1].read_text(encoding="utf-8"))
-        except (IndexError, ValueError):
-            return None
-        return newest
+        return read_record(found[-1], **_MANIFEST) if found else None
 
     def prune(self, keep: int, key: str, check: bool = False) -> list[str]:
         """Remove what nobody has asked for the longest, so that so many kernels stay; returns their releases.
@@ -79,10 +85,8 @@ class Cache:
         others = sorted(found, key=lambda directory: directory.stat().st_mtime)
         removed = []
         for directory in others[: max(0, len(others) + 1 - keep)]:
-            try:
-                release = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["release"]
-            except (OSError, ValueError, KeyError, TypeError):
-                release = directory.name
+            manifest = read_record(directory / "manifest.json", release=str)
+            release = manifest["release"] if manifest else directory.name
             if release == os.uname().release or (check and self._is_used(directory.name)):
                 continue
             if not check and not self._remove(directory):

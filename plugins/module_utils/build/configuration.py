@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..common.command import must
-from ..common.dotconfig import parse_config
+from ..common.dotconfig import lines_of, parse_config
 from ..common.errors import Failure
 from ..common.files import native, read_text, text_of, write_file
 from . import kconfig
@@ -109,7 +109,7 @@ class Configuration:
         if settings:
             lines = [f"CONFIG_{symbol}={value}" for symbol, value in _quoted(settings).items()]
             named = tuple(f"CONFIG_{symbol}=" for symbol in settings)
-            kept = [line for line in read_text(tree / ".config").splitlines() if not line.startswith(named)]
+            kept = [line for line in lines_of(read_text(tree / ".config")) if not line.startswith(named)]
             write_file(tree / ".config", "\n".join([*kept, *lines, ""]), sync=False)
             _must([*make, "olddefconfig"], "make olddefconfig", tree, environment)
             config = _read(tree)

@@ -150,6 +150,10 @@ class Git:
     def place(self, commit: str, directory: Path) -> Path:
         tree, packed = directory / "linux", directory / "linux.tar"
         tree.mkdir()
+        # A tree may say that some of its files are for no archive, or are to be changed in one.
+        attributes = self.path / "info/attributes"
+        attributes.parent.mkdir(exist_ok=True)
+        write_file(attributes, "* -export-ignore -export-subst\n", sync=False)
         self.git(f"export {commit}", "archive", f"--output={text_of(packed)}", commit)
         must(["tar", "-xf", packed, "-C", tree], f"unpack {commit}")
         packed.unlink()

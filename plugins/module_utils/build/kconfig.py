@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..common.dotconfig import parse_line
+from ..common.dotconfig import lines_of, parse_line
 from ..common.errors import Refused
 
 
@@ -32,7 +32,7 @@ def parse_fragment(text: str, name: str) -> list[Option]:
     """The options of a fragment in order. Raises Refused with every bad line."""
     options: dict[str, Option] = {}
     problems = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines_of(text), 1):
         line = line.strip()
         where = f"{name}:{number}"
         parsed = parse_line(line)

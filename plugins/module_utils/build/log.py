@@ -39,7 +39,8 @@ class BuildLog:
 
 def expected_objects(config: Mapping[str, str], earlier: Mapping[str, int] | None) -> int:
     """How many objects a build will have, from an earlier one's {"objects", "options"} if there is one."""
-    ratio = earlier["objects"] / earlier["options"] if earlier else OBJECTS_PER_OPTION
+    known = earlier and earlier["options"] > 0
+    ratio = earlier["objects"] / earlier["options"] if earlier and known else OBJECTS_PER_OPTION
     return max(1, round(ratio * enabled(config)))
 
 

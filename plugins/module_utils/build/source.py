@@ -26,7 +26,7 @@ from typing import Any
 
 from ..common.command import must
 from ..common.errors import Failure
-from ..common.files import native, sha256, sha256_file, text_of, write_file
+from ..common.files import native, read_record, sha256, sha256_file, text_of, write_file
 from ..common.lock import locked
 from .address import file_name, is_remote, masked
 from .cache import TRASH, discard
@@ -346,11 +346,7 @@ class Tree:
 
 def read_marker(directory: Path) -> dict[str, Any] | None:
     """None where there is no tree of this module."""
-    try:
-        marker: dict[str, Any] = json.loads((directory / MARKER).read_text(encoding="utf-8"))
-        return marker
-    except (OSError, ValueError):
-        return None
+    return read_record(directory / MARKER, digest=str, origin=str, version=str, patches=list)
 
 
 def tree_source(directory: Path) -> Source:

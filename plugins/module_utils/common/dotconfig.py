@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-_SET = re.compile(r"^CONFIG_(\w+)=(y|m|n|-?\d+|0[xX][0-9a-fA-F]+|\"(?:[^\"\\]|\\.)*\")$")
-_UNSET = re.compile(r"^# CONFIG_(\w+) is not set$")
+_SET = re.compile(r"^CONFIG_(\w+)=(y|m|n|-?\d+|0[xX][0-9a-fA-F]+|\"(?:[^\"\\]|\\.)*\")$", re.ASCII)
+_UNSET = re.compile(r"^# CONFIG_(\w+) is not set$", re.ASCII)
 
 
 def parse_line(line: str) -> tuple[str, str] | None:
@@ -22,9 +22,14 @@ def parse_line(line: str) -> tuple[str, str] | None:
     return None
 
 
+def lines_of(text: str) -> list[str]:
+    """As Kconfig takes them: nothing but a newline ends one."""
+    return [line.removesuffix("\r") for line in text.removeprefix("\ufeff").split("\n")]
+
+
 def parse_config(text: str) -> dict[str, str]:
     """Symbol to value, without the symbols that are not set."""
-    parsed = (parse_line(line) for line in text.splitlines())
+    parsed = (parse_line(line) for line in lines_of(text))
     return {symbol: value for symbol, value in filter(None, parsed) if value != "n"}
 
 

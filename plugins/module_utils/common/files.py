@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 _BLOCK = 1 << 20  # bytes
 
@@ -66,6 +68,17 @@ def read_text(path: Path) -> str:
     write_file() turns back. Raises OSError.
     """
     return path.read_bytes().decode("utf-8", "surrogateescape")
+
+
+def read_record(path: Path, **fields: type) -> dict[str, Any] | None:
+    """What a JSON file of ours says; None if it is not there, damaged, or without one of these fields."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or not all(type(found.get(name)) is kind for name, kind in fields.items()):
+        return None
+    return found
 
 
 def native(text: str) -> Path:

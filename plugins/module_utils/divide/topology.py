@@ -19,6 +19,7 @@ from functools import cached_property
 _MADT_HEADER = 44
 _LOCAL_APIC, _LOCAL_X2APIC = 0, 9
 _NO_LOCAL_APIC = 0xFF  # the id of an entry that stands for none; larger ones are x2APICs
+_NO_CPU = ((_LOCAL_APIC, _NO_LOCAL_APIC), (_LOCAL_X2APIC, 0xFFFFFFFF))
 _SRAT_HEADER = 48
 _SRAT_APIC, _SRAT_X2APIC = 0, 2
 _ENABLED = 1
@@ -86,7 +87,7 @@ def parse_madt(table: bytes) -> list[int]:
             apic, flags = struct.unpack_from("<II", entry, 4)
         else:
             continue
-        if flags & _ENABLED and (kind, apic) != (_LOCAL_APIC, _NO_LOCAL_APIC):
+        if flags & _ENABLED and (kind, apic) not in _NO_CPU:
             found.append((kind, apic))
     mixed = any(kind == _LOCAL_APIC for kind, _apic in found)
     counts = [apic for kind, apic in found if kind == _LOCAL_APIC or not mixed or apic >= _NO_LOCAL_APIC]

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.boot.trial impor
 )
 from ansible_collections.mkops.multikernel.tests.unit.boot_rig import Killed, Rig
 from ansible_collections.mkops.multikernel.tests.unit.fake_boot import (
+    GRUBENV,
     NEW,
     OLD,
     Simulated,
@@ -254,6 +256,60 @@ def test_each_change_of_the_host_fails_and_all_after_it(fresh):
     for rig, where, result in each(fresh, fail, lasting=True, timeout=60):
         check_result(rig, result, where)
         check(fresh, rig, where)
+
+
+# --- somebody else ---
+
+
+def choose(host, *words):
+    subprocess.run(["grub-editenv", str(host.at(GRUBENV)), *words], check=True)
+
+
+def settle_anew(host):
+    """As a tool does that manages the settings of hosts."""
+    host.file("/etc/default/grub", "GRUB_DEFAULT=0\n")
+    host.menu()
+
+
+MEDDLING = {
+    "the new kernel": (Simulated, lambda host: choose(host, "set", f"saved_entry=gnulinux-{NEW}-advanced-u")),
+    "no default": (Simulated, lambda host: choose(host, "unset", "saved_entry")),
+    "no trial": (Simulated, lambda host: choose(host, "unset", "next_entry")),
+    "other settings": (Simulated, settle_anew),
+    "by a variable": (SimulatedSystemdBoot, lambda host: host.set("LoaderEntryDefault", f"t0ken-{NEW}.conf")),
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "bad"), [*((how, "") for how in MEDDLING), ("the new kernel", "sick"), ("by a variable", "sick")]
+)
+def test_somebody_else_chooses_what_the_host_starts_at_each_change(fresh, how, bad):
+    kind, meddle = MEDDLING[how]
+    if type(fresh().host) is not kind:
+        return
+
+    def now(cut, _what):
+        watched, cut.host.cut = cut.host.cut, None
+        meddle(cut.host)
+        cut.host.cut = watched
+
+    for number in range(0, 999, 3):
+        rig, cut = fresh(), Cut(number, now)
+        rig.host.bad = bad
+        cut.host = rig.host
+        with cutting(rig.host, cut):
+            result = rig.run()
+        if cut.over:
+            assert number > 20
+            return
+        where = f"{number}: {cut.where}"
+        assert result["outcome"] in ("promoted", "fell_back", "failed", "refused", "lost"), (where, result)
+        rig.host.boot()
+        started = rig.host.running(), bool(token_of(rig.host.text("/proc/cmdline")))
+        # Nobody restarts a host for us where it was too late to notice.
+        late = "systemd-run" in "".join(cut.seen[:number])
+        assert rig.judged or late or started != (NEW, False), (where, result)
+        gone(rig)
 
 
 # --- the controller -------------------------------------------------------------------------------

@@ -791,9 +791,23 @@ def test_a_kernel_whose_time_is_over_is_not_promoted(either, monkeypatch):
 
 
 def test_another_default_before_the_trial_is_armed(machine, monkeypatch):
-    """Somebody has changed it since it was set: there would be no way back."""
+    """Somebody has changed it since it was set: there would be no way back, so it is set again."""
     phase(machine, "install")
     machine.run(["grub-editenv", "-", "set", "saved_entry=gnulinux-simple-xyz"], "be another tool")
+    plan = kernel_boot.kernel_boot.plan
+    monkeypatch.setattr(
+        kernel_boot.kernel_boot,
+        "plan",
+        lambda wish, seen: dataclasses.replace(plan(wish, seen), pin="", refusals=()),
+    )
+    phase(machine, "trial")
+    assert [machine.boot(), machine.wait()] == [NEW, OLD]
+
+
+def test_a_default_that_cannot_be_set_again_is_no_way_back(machine, monkeypatch):
+    phase(machine, "install")
+    machine.run(["grub-editenv", "-", "set", "saved_entry=gnulinux-simple-xyz"], "be another tool")
+    monkeypatch.setattr(Rollout, "_keep_default", lambda *_arguments: None)
     plan = kernel_boot.kernel_boot.plan
     monkeypatch.setattr(
         kernel_boot.kernel_boot,

@@ -419,7 +419,8 @@ def test_what_a_configuration_names_outside_of_the_tree_is_an_input(toy, tmp_pat
 
 def test_a_tree_of_kernel_source(toy, tmp_path):
     tree = tmp_path / "linux-toy"
-    (tree / MARKER).write_text(json.dumps({"digest": "0" * 64, "version": "7.0"}))
+    marker = {"digest": "0" * 64, "origin": "x", "version": "7.0", "patches": []}
+    (tree / MARKER).write_text(json.dumps(marker))
     result = toy.run(source={"path": str(tree)})
     toy.built(result)
     assert not (tree / "compiled").exists()

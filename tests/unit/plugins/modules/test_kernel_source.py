@@ -194,6 +194,26 @@ def test_git(run, dest, repository, wish):
     assert not (dest / ".git").exists()
 
 
+@pytest.mark.parametrize("text", ["[]", "1", "{}", '{"digest": 1}', '"x"', "{"])
+def test_a_tree_whose_marker_is_damaged_is_nobodys(run, dest, repository, text):
+    wish = {"git": {"url": f"file://{repository}", "commit": git(repository, "rev-parse", "HEAD")}}
+    run(**wish)
+    (dest / ".mkops-source.json").write_text(text)
+    assert "was not made by this module" in run(**wish)["msg"]
+
+
+def test_what_a_tree_says_of_archives_does_not_count(run, dest, repository):
+    (repository / "left-out").write_text("x\n")
+    (repository / "changed").write_text("$Format:%H$\n")
+    (repository / ".gitattributes").write_text("left-out export-ignore\nchanged export-subst\n")
+    git(repository, "add", "-A")
+    git(repository, "commit", "-q", "-m", "second")
+    commit = git(repository, "rev-parse", "HEAD")
+    run(git={"url": f"file://{repository}", "commit": commit})
+    assert (dest / "left-out").read_text() == "x\n"
+    assert (dest / "changed").read_text() == "$Format:%H$\n"
+
+
 def test_a_commit_that_is_there_needs_no_network(run, dest, repository):
     commit = git(repository, "rev-parse", "HEAD")
     wish = {"git": {"url": f"file://{repository}", "commit": commit}}

@@ -551,6 +551,45 @@ def test_variables_of_systemd_boot_come_first(tmp_path):
     assert "systemd-boot prefers x.conf to every default" in reasons
 
 
+@pytest.mark.parametrize(
+    "words", ["single", "systemd.unit=rescue.target", "emergency", "rd.break", "init=/bin/sh"]
+)
+@pytest.mark.parametrize("kind", [Simulated, SimulatedSystemdBoot])
+def test_the_way_back_does_not_end_in_a_rescue_shell(tmp_path, words, kind):
+    """An entry for the running kernel that stands before its ordinary one, and is the default."""
+    host = kind(tmp_path)
+    host.quick = True
+    if kind is Simulated:
+        host.file("/etc/default/grub", "GRUB_DEFAULT=saved\n")
+        host.menu()
+        name = f"rescue-{OLD}"
+        entry = (
+            f"menuentry 'Linux {OLD}, rescue' --id '{name}' {{\n\tlinux /boot/vmlinuz-{OLD} ro {words}\n}}\n"
+        )
+        host.file(CFG, host.text(CFG).replace("set timeout=5\n", f"set timeout=5\n{entry}"))
+        host.run(["grub-editenv", "-", "set", f"saved_entry={name}"], "choose it")
+    else:
+        name = f"t0ken-{OLD}-a.conf"
+        host.file(
+            f"{host.ENTRIES}/{name}",
+            f"title Rescue\nversion {OLD}\nlinux /t0ken/{OLD}/linux\noptions ro\noptions {words}\n",
+        )
+        host.set("LoaderEntryDefault", name)
+    seen = loaders.look(host)
+    assert name != seen.entries[OLD]
+    assert seen.releases.get(seen.default) is None
+    assert host_tests.phase(host, "plan")["steps"][:1] == [
+        f"keep the running kernel as the default, {seen.entries[OLD]}"
+    ]
+
+
+def test_the_entry_that_kernel_install_made_comes_first(tmp_path):
+    host = SimulatedSystemdBoot(tmp_path)
+    text = host.text(f"{host.ENTRIES}/t0ken-{OLD}.conf")
+    host.file(f"{host.ENTRIES}/t0ken-{OLD}-debug.conf", text.replace("ro ", "ro debug "))
+    assert loaders.look(host).entries[OLD] == f"t0ken-{OLD}.conf"
+
+
 def test_a_trial_that_systemd_boot_does_not_take_is_taken_back(tmp_path, monkeypatch):
     host = SimulatedSystemdBoot(tmp_path)
     host_tests.phase(host, "install")

@@ -32,6 +32,17 @@ def test_harmed_build_counts_as_none(cache, finished, harm):
     assert cache.manifest("k") is None
 
 
+@pytest.mark.parametrize(
+    "text", ["[]", "1", "null", '"x"', "{}", '{"key": "k", "files": []}', "[" * 99999, "\udcff"]
+)
+def test_a_manifest_of_anything_is_none(cache, finished, text):
+    path = finished("k") / "manifest.json"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert cache.manifest("k") is None
+    assert cache.latest() is None
+    assert cache.prune(1, "other") == ["k"]
+
+
 def test_latest_manifest(cache, finished):
     assert cache.latest() is None
     os.utime(finished("old") / "manifest.json", (1, 1))

@@ -65,6 +65,23 @@ def test_bad_line_is_named(line):
         kconfig.parse_fragment(f"CONFIG_OK=y\n{line}\n", "bad.config")
 
 
+@pytest.mark.parametrize("line", ['CONFIG_A="a\u2028b\x0cc\x85d"', "CONFIG_A=y", "# CONFIG_A is not set"])
+@pytest.mark.parametrize("text", ["{}\n", "\ufeff{}\r\n", "\ufeff# first\r\n  {}\t\r\n", "{}"])
+def test_lines_of_any_editor(line, text):
+    (option,) = options(text.format(line)).values()
+    assert str(option) == line
+    config = parse_config(text.format(line).replace("  ", "").replace("\t", ""))
+    assert config == ({} if option.value == "n" else {"A": option.value})
+
+
+@pytest.mark.parametrize(
+    "line", ["CONFIG_Ä=y", "CONFIG_A=\u0661", "<<<<<<< HEAD", "CONFIG_A='x'", "CONFIG_A=Y"]
+)
+def test_what_kconfig_has_no_word_for(line):
+    with pytest.raises(Refused, match=r"f:1: .* is not an option"):
+        kconfig.parse_fragment(f"{line}\n", "f")
+
+
 def test_all_bad_lines_at_once():
     with pytest.raises(Refused) as caught:
         kconfig.parse_fragment("A=y\nCONFIG_B=y\nC\nCONFIG_B=n\n", "f")

@@ -79,6 +79,15 @@ def test_hashes(tmp_path):
     assert files.sha256("é") == files.sha256("é".encode())
 
 
+def test_a_record_has_what_it_should(tmp_path):
+    path = tmp_path / "a.json"
+    assert files.read_record(path, a=int) is None
+    path.write_text('{"a": 1, "b": true}')
+    assert files.read_record(path, a=int) == {"a": 1, "b": True}
+    assert files.read_record(path, b=int) is None
+    assert files.read_record(path, c=str) is None
+
+
 def test_remove(tmp_path):
     (tmp_path / "file").touch()
     assert files.remove(tmp_path / "file")

@@ -67,6 +67,8 @@ def test_madt_takes_usable_cpus_in_order():
         (map(local_x2apic, (0, 2, 2, 4)), [0, 2, 4]),
         (map(local_apic, (0, 2, 0, 4, 255)), [0, 2, 4]),
         ([local_apic(0, flags=0), local_apic(255), *map(local_x2apic, (0, 2))], [0, 2]),
+        (map(local_x2apic, (0, 0xFFFFFFFF, 256)), [0, 256]),
+        ([local_apic(0), *map(local_x2apic, (254, 255, 0xFFFFFFFF))], [0, 255]),
     ],
 )
 def test_a_cpu_that_the_madt_lists_twice_counts_once(entries, ids):
