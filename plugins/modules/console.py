@@ -106,6 +106,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.divide.console i
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFs, Paths
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.machine import (
     ACTIVE,
+    absence_reasons,
     environment_reasons,
 )
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.options import CONSOLE, spec_of
@@ -120,8 +121,7 @@ def converse(params, check_mode, kernel):
     pattern = compile_pattern(params["expect"]) if params["expect"] is not None and not reasons else None
     instance = machine.instances.get(name)
     if not reasons and instance is None:
-        known = ", ".join(machine.instances) or "none"
-        reasons.append(f"there is no instance {name} (there is {known})")
+        reasons += absence_reasons(machine, name)
     elif instance and send is not None and instance.status != ACTIVE:
         reasons.append(f"instance {name} is {instance.status} and reads no input: start it first")
     if reasons:

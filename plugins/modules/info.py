@@ -148,11 +148,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mkops.multikernel.plugins.module_utils._module import run_guarded
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Refused
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.console import Console, last_lines
-from ansible_collections.mkops.multikernel.plugins.module_utils.divide.facts import machine_facts
-from ansible_collections.mkops.multikernel.plugins.module_utils.divide.flags import pairs
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFs, Paths
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.machine import ACTIVE, LOADED
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.options import INFO, spec_of
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.survey import survey
 
 
 def gather(paths, params):
@@ -160,9 +159,7 @@ def gather(paths, params):
     given = INFO.read(params)
     if given.reasons:
         raise Refused(*given.reasons)
-    machine = KernelFs(paths).read()
-    facts = machine_facts(machine)
-    facts["kernel"]["pairs"] = pairs(machine)
+    facts = survey(KernelFs(paths).read())
     tail = params["console_tail"]
     for instance in facts["instances"] if tail else ():
         if instance["state"] not in (LOADED, ACTIVE):

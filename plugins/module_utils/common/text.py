@@ -28,6 +28,25 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
+def harmless(text: str) -> str:
+    """What somebody else wrote, for a terminal: lines and tabs stay, and what could steer it is spelt out.
+
+    Control characters become C(^[) and the like; others that do not show, such as those that turn the
+    direction of writing, C(\\u202e). Carriage returns go, so that nothing is overwritten.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in "\n\t" else _spelt_out(char) for char in text)
+
+
+def _spelt_out(char: str) -> str:
+    if char == "\r":
+        return ""
+    if char < " " or char == "\x7f":
+        return f"^{chr(ord(char) ^ 0x40)}"
+    return char.encode("unicode_escape").decode("ascii")
+
+
 def prefixed(prefix: str, reason: str) -> str:
     """A reason with something in front, and of the class that it was."""
     return type(reason)(f"{prefix}{reason}")

@@ -58,6 +58,10 @@ class Console:
     def __exit__(self, *_error: object) -> None:
         os.close(self._fd)
 
+    def fileno(self) -> int:
+        """For select(2)."""
+        return self._fd
+
     def history(self, limit: float = 2.0) -> str:
         """All that comes without a pause."""
         output = b""
@@ -67,7 +71,11 @@ class Console:
         return output.decode("utf-8", "replace")
 
     def send(self, line: str, timeout: float = 10) -> None:
-        rest = f"{line}\n".encode("utf-8", "surrogateescape")
+        """Type a line."""
+        self.write(f"{line}\n".encode("utf-8", "surrogateescape"), timeout)
+
+    def write(self, rest: bytes, timeout: float = 10) -> None:
+        """Type bytes as they are. timeout: seconds. Raises ConsoleError."""
         deadline = time.monotonic() + timeout
         while rest:
             select.select([], [self._fd], [], max(deadline - time.monotonic(), 0))

@@ -52,16 +52,19 @@ class Result:
         return bool(self.steps)
 
 
-def converge(paths: Paths, kerf_path: str, check_mode: bool, make: Make, locked: bool = False) -> Result:
+def converge(
+    paths: Paths, kerf_path: str, check_mode: bool, make: Make, locked: bool = False, suppose: bool = True
+) -> Result:
     """Make a host what is wished, or raise Refused with all reasons, or Failure with all that is known.
 
-    locked: the caller holds the host's lock, because this is only a part of what it does.
+    locked: the caller holds the host's lock, because this is only a part of what it does. suppose: in check
+    mode, earlier tasks of a play may see to what is not so yet; otherwise it is refused as in a real run.
     """
     kernel = KernelFs(paths)
     if not kernel.privileged:
         return _refuse(kernel, make)
     if check_mode:
-        return _foresee(kernel, kerf_path, make)
+        return _foresee(kernel, kerf_path, make, suppose)
     with contextlib.ExitStack() as consoles:
         with contextlib.nullcontext() if locked else host_lock(paths.lock):
             run = _Run(kernel, kerf_path, make, consoles)
@@ -93,7 +96,7 @@ def _plan(wish: Wish, machine: Machine, early: list[str]) -> Plan:
 # Check mode
 
 
-def _foresee(kernel: KernelFs, kerf_path: str, make: Make) -> Result:
+def _foresee(kernel: KernelFs, kerf_path: str, make: Make, suppose: bool) -> Result:
     """What would be done. What earlier tasks of the play would have done first is supposed, and told."""
     from .kerf import Kerf, words_of
     from .suppose import supposed
@@ -107,6 +110,8 @@ def _foresee(kernel: KernelFs, kerf_path: str, make: Make) -> Result:
     try:
         plan = _plan(request.wish, machine, early)
     except Refused as refused:
+        if not suppose:
+            raise Refused(*refused.reasons, *kerf.reasons(), *_kernel_reasons(machine)) from None
         # What also speaks against it on a machine that is prepared for it is wrong in itself.
         certain = [reason for reason in early if not isinstance(reason, Pending)]
         plan = _plan(request.wish, supposed(request.wish, machine), certain)
@@ -114,6 +119,8 @@ def _foresee(kernel: KernelFs, kerf_path: str, make: Make) -> Result:
     if plan.changed:
         # The play may be about to install it, or to boot another kernel.
         depends += map(str, [*kerf.reasons(), *_kernel_reasons(machine)])
+    if depends and not suppose:
+        raise Refused(*depends)
     wishes = {one.name: one for one in request.instances}
     return Result(
         plan,

@@ -160,3 +160,10 @@ def environment_reasons(machine: Machine) -> list[str]:
     if not machine.privileged:
         reasons.append("only root may read and change the pool: use 'become: true'")
     return reasons
+
+
+def absence_reasons(machine: Machine, name: str) -> list[str]:
+    """That there is no instance of that name, and which there are."""
+    if name in machine.instances:
+        return []
+    return [f"there is no instance {name} (there is {', '.join(machine.instances) or 'none'})"]

@@ -21,12 +21,13 @@ PREFIX = "ansible_collections.mkops.multikernel.plugins."
 ROOMS = {
     "common": set(),
     "divide": {"common"},
+    "program": {"common", "divide"},
     "build": {"common"},
     "boot": {"common"},
     "": {"common", "divide", "build", "boot"},  # module_utils itself: adapters for modules
 }
 # The engine also runs on hosts without Ansible.
-WITHOUT_ANSIBLE = {"common", "divide"}
+WITHOUT_ANSIBLE = {"common", "divide", "program"}
 
 
 def name_of(path: Path) -> str:
@@ -91,6 +92,13 @@ def test_nothing_imports_upwards(name):
         ("module_utils.boot.plan", f"from {PREFIX}modules.kernel_boot import main", "is above it"),
         ("module_utils.divide.plan", "from ansible.module_utils.basic import AnsibleModule", "does not have"),
         ("module_utils.divide.plan", "import yaml", "does not have"),
+        ("module_utils.divide.plan", "from ..program.main import main", "is not below it"),
+        (
+            "module_utils.program.main",
+            "from ansible.module_utils.basic import AnsibleModule",
+            "does not have",
+        ),
+        ("module_utils.program.main", "from ..build.kconfig import merge", "is not below it"),
         ("module_utils.divide.plan", "from ..common import locked", "is no module"),
     ],
 )

@@ -1,0 +1,20 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""All that is told of a host, by the module info and by the host's program alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .facts import machine_facts
+from .flags import pairs
+from .machine import Machine
+
+
+def survey(machine: Machine) -> dict[str, Any]:
+    """kernel, host, pool and instances, as the module info documents them."""
+    facts = machine_facts(machine)
+    facts["kernel"]["pairs"] = pairs(machine)
+    return facts

@@ -1,0 +1,210 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""mkops apply, run and stop: what changes a host, by the engine that the modules have."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..common.errors import Failure
+from ..common.files import text_of
+from ..divide.converge import Make, Result, converge
+from ..divide.image import Images, NoImages
+from ..divide.kernelfs import KernelFs, Paths
+from ..divide.layoutfile import read_layout
+from ..divide.machine import ACTIVE, Machine, absence_reasons
+from ..divide.request import Request, instance_request, layout_request
+from ..divide.versions import DEFAULT_KERF
+from ..divide.wish import Manner
+from .output import complain, say
+
+ENDED_BADLY = 4  # exit code of run
+_LOOK = 1.0  # seconds between two looks at whether an instance still runs
+_ADOPTED = ("wait_for", "wait", "timeout")  # of what is declared, all that is about one that runs already
+
+
+class Stopped(Exception):
+    """Somebody wants this process to end."""
+
+
+def layout_path(paths: Paths) -> Path:
+    """Where a host's declared layout is."""
+    return paths.at("/etc/mkops/layout.json")
+
+
+def apply(paths: Paths, file: Path | None, check: bool, kerf: str | None) -> None:
+    """Make the host what a layout says. file: the layout; None: the host's declared one."""
+    path = file or layout_path(paths)
+    layout = read_layout(path, trusted=file is None)
+    result = converge(
+        paths,
+        kerf_of(layout, kerf),
+        check,
+        lambda machine, images: layout_request(layout, machine, images),
+        suppose=False,
+    )
+    _report(result, text_of(path), check)
+
+
+def kerf_of(layout: Mapping[str, Any], given: str | None) -> str:
+    """The path of kerf: what was given on the command line, else in the layout, else the usual one."""
+    named = layout.get("kerf")
+    return given or (named if isinstance(named, str) and named else DEFAULT_KERF)
+
+
+def _report(result: Result, called: str, check: bool) -> None:
+    for warning in result.warnings:
+        complain(f"warning: {warning}")
+    for step in result.steps:
+        say(f"would {step}" if check else step)
+    if not result.changed:
+        say(f"nothing to do: the host is as {called} says")
+    elif check:
+        say("nothing was changed: this was a check")
+
+
+# run
+
+
+def run(paths: Paths, name: str, kerf: str | None) -> int:
+    """Have an instance run, and stay until it does not any more. Returns the exit code.
+
+    One that runs already is left as it is. Otherwise it is made, loaded and started as the host's declared
+    layout says; one that is not declared there is started as it is loaded.
+    """
+    layout = _declared(paths)
+    kernel = KernelFs(paths)
+    with _signals():
+        try:
+            result = converge(paths, kerf_of(layout, kerf), False, _running(name, layout))
+            for warning in result.warnings:
+                complain(f"warning: {warning}")
+            say(f"{name}: {', '.join(result.actions) or 'runs already'}")
+            return _follow(kernel, name)
+        except Stopped:
+            say(f"{name}: it is left as it is")
+            return 0
+
+
+def _declared(paths: Paths) -> dict[str, Any]:
+    """The host's declared layout; empty when there is none."""
+    path = layout_path(paths)
+    return read_layout(path, trusted=True) if path.exists() else {}
+
+
+def only(layout: Mapping[str, Any], name: str, **more: Any) -> dict[str, Any] | None:
+    """What a layout says of one instance, as a layout; None when it does not declare it.
+
+    more: options that count instead of what it says.
+    """
+    instances = layout.get("instances")
+    if isinstance(instances, Mapping):
+        found: list[Any] = [{} if one is None else one for key, one in instances.items() if key == name]
+    else:
+        listed = instances if isinstance(instances, list) else []
+        found = [one for one in listed if isinstance(one, Mapping) and one.get("name") == name]
+    if not found:
+        return None
+    shared = {key: layout[key] for key in ("defaults", "profiles") if key in layout}
+    # What is no dictionary of options is refused as such.
+    said = [{**one, "name": name, **more} if isinstance(one, Mapping) else one for one in found]
+    return {**shared, "instances": said}
+
+
+def _running(name: str, layout: Mapping[str, Any]) -> Make:
+    def make(machine: Machine, images: Images) -> Request:
+        current = machine.instances.get(name)
+        if current is not None and current.status == ACTIVE:
+            manner = _declared_manner(layout, name, machine)
+            adopted = {key: getattr(manner, key) for key in _ADOPTED}
+            return instance_request({"name": name, "state": "started", **adopted}, machine, images)
+        declared = only(layout, name, state="started")
+        if declared is not None:
+            return layout_request(declared, machine, images)
+        request = instance_request({"name": name, "state": "started"}, machine, images)
+        request.reasons += [
+            f"{reason}, and {layout_path(Paths())} does not declare it"
+            for reason in absence_reasons(machine, name)
+        ]
+        return request
+
+    return make
+
+
+def _declared_manner(layout: Mapping[str, Any], name: str, machine: Machine) -> Manner:
+    """How an instance is declared to be stopped and waited for; as ever when it is not."""
+    declared = only(layout, name)
+    return Manner() if declared is None else layout_request(declared, machine, NoImages()).manner_of(name)
+
+
+def _follow(kernel: KernelFs, name: str) -> int:
+    """Until it has ended."""
+    while True:
+        state = kernel.status(name)
+        if state == ACTIVE:
+            time.sleep(_LOOK)
+            continue
+        if state is None:
+            say(f"{name}: it was removed")
+            return 0
+        reason = kernel.exit_reason(name)
+        say(f"{name}: it is {state} ({reason or 'this kernel does not tell why'})")
+        return 0 if (reason or "").partition(":")[0] in ("clean", "forced") else ENDED_BADLY
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM and SIGINT end this process, and not what it has started."""
+
+    def stop(_number: int, _frame: object) -> None:
+        raise Stopped
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# stop
+
+
+def stop(paths: Paths, name: str, timeout: int | None, force: bool | None, kerf: str | None) -> None:
+    """Stop an instance: it is asked to shut down, and stopped by force when it does not.
+
+    timeout: seconds that it has for that; None: as declared, or 60. force: True does not ask, False never
+    uses force.
+    """
+    layout = _declared(paths)
+    path = kerf_of(layout, kerf)
+    kernel = KernelFs(paths)
+    try:
+        result = converge(paths, path, False, _resting(name, layout, timeout, bool(force)))
+    except Failure as failure:
+        if force is not None or kernel.status(name) != ACTIVE:
+            raise
+        complain(f"{failure}")
+        complain(f"{name}: it did not shut down when asked, and is stopped by force")
+        result = converge(paths, path, False, _resting(name, layout, timeout, True))
+    for warning in result.warnings:
+        complain(f"warning: {warning}")
+    say(f"{name}: {'stopped' if result.changed else 'it does not run'}")
+
+
+def _resting(name: str, layout: Mapping[str, Any], timeout: int | None, force: bool) -> Make:
+    def make(machine: Machine, images: Images) -> Request:
+        seconds = _declared_manner(layout, name, machine).stop_timeout if timeout is None else timeout
+        wish = {"name": name, "state": "stopped", "force": force, "stop_timeout": seconds}
+        request = instance_request(wish, machine, images)
+        request.reasons += absence_reasons(machine, name)
+        return request
+
+    return make

@@ -1,0 +1,99 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""mkops status: the host, its pool and its instances."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from ..common.cpuset import format_cpus
+from ..common.size import format_size
+from ..divide.kernelfs import KernelFs, Paths
+from ..divide.machine import ACTIVE, environment_reasons
+from ..divide.ready import ALIVE
+from ..divide.survey import survey
+from .output import complain, say, span, table
+
+_HEAD = ("NAME", "STATE", "FOR", "CPUS", "MEMORY", "STARTS", "KERNEL", "ENDED LAST")
+_UNKNOWN = "-"
+
+
+def status(paths: Paths, as_json: bool) -> None:
+    """Print it, for people or as the module info returns it."""
+    machine = KernelFs(paths).read()
+    facts = survey(machine)
+    if as_json:
+        print(json.dumps(facts, indent=2, sort_keys=True))
+        return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in lines(facts, width):
+        say(line)
+    for reason in environment_reasons(machine):
+        complain(f"mkops status: {reason}")
+
+
+def lines(facts: dict[str, Any], width: int | None = None) -> list[str]:
+    """What a person reads. width: columns of the terminal."""
+    kernel, host, pool, instances = (facts[key] for key in ("kernel", "host", "pool", "instances"))
+    available = f"{_about(host['available_memory'])} of {_about(host['memory'])} available"
+    rows = [
+        ["host", f"CPUs {_cpus(host['cpus'])}", available, f"{kernel['release']}, up {span(host['uptime'])}"]
+    ]
+    if pool["cpus"] or pool["memory"]:
+        free = _cpus(pool["free_cpus"])
+        rows.append(
+            [
+                "pool",
+                f"CPUs {_cpus(pool['cpus'])}",
+                f"{format_size(pool['free_memory'])} of {format_size(pool['memory'])} free",
+                "all CPUs are lent" if free == _UNKNOWN else f"CPUs {free} free",
+            ]
+        )
+    found = table(rows, width)
+    if instances:
+        found += ["", *table([_HEAD, *map(_row, instances)], width)]
+    else:
+        found += ["", "There is no instance."]
+    silent = [
+        f"{one['name']} has given no sign of life for {span(one['stats']['heartbeat_age_ms'] / 1000)}."
+        for one in instances
+        if one["state"] == ACTIVE and one["stats"].get("heartbeat_age_ms", 0) > ALIVE
+    ]
+    return [*found, *([""] if silent else []), *silent]
+
+
+def _row(one: dict[str, Any]) -> list[str]:
+    since = one["stats"].get("state_since_ms")
+    ended = one["exit_reason"]
+    return [
+        one["name"],
+        one["state"],
+        _UNKNOWN if since is None else span(since / 1000),
+        _cpus(one["cpus"]),
+        format_size(one["memory"]),
+        _UNKNOWN if one["epoch"] is None else str(one["epoch"]),
+        str(one["kernel"].get("path", _UNKNOWN)).rpartition("/")[2],
+        _UNKNOWN if ended in (None, "none") else ended,
+    ]
+
+
+def _cpus(cpus: Iterable[int | None]) -> str:
+    """Those whose numbers can be told, and how many there are beside them."""
+    cpus = list(cpus)
+    known = format_cpus(cpu for cpu in cpus if cpu is not None)
+    others = cpus.count(None)
+    return " and ".join(filter(None, [known, f"{others} unknown" if others else ""])) or _UNKNOWN
+
+
+def _about(size: int) -> str:
+    """Rounded down to a tenth of its unit: a host's memory is no round number."""
+    for unit, name in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB")):
+        if size >= unit:
+            return f"{size * 10 // unit / 10:g} {name}"
+    return format_size(size)

@@ -1,0 +1,74 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ansible_collections.mkops.multikernel.plugins.module_utils.program import output, status
+from ansible_collections.mkops.multikernel.plugins.modules import info
+
+
+def test_json_is_what_info_returns(host, mkops, write, layout, run_module):
+    mkops("apply", write(layout))
+    said = mkops("status", "--json")
+    told = run_module(info, host)
+    assert json.loads(said.out) == {key: told[key] for key in ("kernel", "host", "pool", "instances")}
+
+
+def test_a_table(host, mkops, write, layout, monkeypatch):
+    mkops("apply", write(layout))
+    host.instances["red"].status, host.instances["red"].exit_reason = "loaded", "panic: \x1b[2Joh\nno"
+    host.sync()
+    said = mkops("status")
+    assert said.err == ""
+    assert said.out.splitlines() == [
+        "host  CPUs 0-1  1.5 GiB of 1.5 GiB available  6.12.107-mkops, up 2min",
+        "pool  CPUs 2-3  256 MiB of 512 MiB free       all CPUs are lent",
+        "",
+        "NAME  STATE   FOR  CPUS  MEMORY   STARTS  KERNEL   ENDED LAST",
+        "blue  loaded  -    3     128 MiB  0       vmlinux  -",
+        "red   loaded  -    2     128 MiB  1       vmlinux  panic: ^[[2Joh no",
+    ]
+
+
+def test_a_host_that_cannot_be_divided(make_host, mkops):
+    make_host(supported=False, mounted=False)
+    said = mkops("status")
+    assert said.rc == 0
+    assert said.out.splitlines()[1:] == ["", "There is no instance."]
+    assert "mkops status: the running kernel 6.12.107-mkops has no multikernel support" in said.err
+
+
+def test_one_that_hangs_is_named(run_module, make_host):
+    facts = run_module(info, make_host())
+    facts["instances"] = [
+        {
+            "name": "red",
+            "state": "active",
+            "cpus": [2, None],
+            "memory": 1 << 27,
+            "epoch": None,
+            "kernel": {},
+            "exit_reason": None,
+            "stats": {"heartbeat_age_ms": 90_000},
+        }
+    ]
+    lines = status.lines(facts)
+    assert lines[-1] == "red has given no sign of life for 1min 30s."
+    assert "2 and 1 unknown" in lines[-3]
+
+
+def test_a_narrow_terminal():
+    assert output.table([["a", "bcdefgh"], ["ab", "c"]], 6) == ["a   b…", "ab  c"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (59.9, "59s"), (60, "1min"), (3725, "1h 2min"), (90000, "1d 1h"), (86401, "1d")],
+)
+def test_times(seconds, text):
+    assert output.span(seconds) == text
