@@ -248,6 +248,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.boot.trial impor
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure, Refused
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.files import sha256_file
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.lock import host_lock
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.text import shown
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.converge import converge
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.image import Images
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import Paths
@@ -289,6 +290,19 @@ JUDGE_SECONDS = 3
 DOWN_SECONDS = 600
 
 
+def _health_reasons(params: dict) -> list[str]:
+    """What could only be found out once the host has restarted for it."""
+    health = params["health"]
+    no = [
+        f"health.units: {shown(name)} is not the name of a unit"
+        for name in health["units"]
+        if not name or name.startswith("-") or name.split() != [name]
+    ]
+    if not all(words and str(words[0]) for words in health["checks"]):
+        no.append("health.checks: a check is empty: give a list of a program and its words")
+    return no
+
+
 class Run:
     """One phase on the host."""
 
@@ -296,6 +310,8 @@ class Run:
         self.params = module.params
         self.host = host
         self.rollout = Rollout(host)
+        if wrong := [*kernel_boot.release_reasons(self.params["release"]), *_health_reasons(self.params)]:
+            raise Failure("; ".join(wrong))
         self.seen = host.look(self.params["release"])
         self.wish = self._wish()
         self.todo = kernel_boot.plan(self.wish, self.seen)

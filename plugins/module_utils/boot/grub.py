@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ..common.errors import Failure
 from . import grub_script as script
 from .grub_menu import Entry, Menu, Unclear
-from .plan import OWN_ID, TRIAL_ID, bounded, for_rescue, own_id
+from .plan import END_OF_WORDS, OWN_ID, TRIAL_ID, bounded, check_length, for_rescue, own_id
 
 BEGIN = "### BEGIN mkops: written by mkops.multikernel.kernel_boot, changes are lost ###"
 END = "### END mkops ###"
@@ -181,16 +181,20 @@ def _copy(entry: Entry, words: Sequence[str], trial: bool) -> str:
                 ]
                 if any(word.value is None for word in parts):
                     more.insert(0, bounded("rootwait"))  # it may be in a variable
-            edits.append((parts[-1].end, parts[-1].end, "".join(f" {word}" for word in more)))
+            check_length(release_of(entry), " ".join([*(word.source for word in parts[2:]), *more]))
+            ends = [word.start for word in parts[2:] if word.value == END_OF_WORDS]
+            place = ends[0] if ends else parts[-1].end
+            text = "".join(f"{word} " if ends else f" {word}" for word in more)
+            edits.append((place, place, text))
         if trial and not checked:
             edits.append((command.start, command.start, "if "))
             edits.append((command.end, command.end, "; then true; else reboot; fi"))
-    text, at = "", block.start
+    written, at = "", block.start
     # Stable: what is put at the end of a word comes before what is put at the end of its command.
     for start, end, new in sorted(edits, key=lambda edit: edit[:2]):
-        text += entry.text[at:start] + new
+        written += entry.text[at:start] + new
         at = end
-    return (text + entry.text[at : block.end]).replace("\r", "").lstrip("\n")
+    return (written + entry.text[at : block.end]).replace("\r", "").lstrip("\n")
 
 
 def _menuentry(title: str, ident: str, classes: Iterable[str], body: str) -> str:

@@ -11,14 +11,22 @@ timer that restarts the host unless somebody confirms. After the restart it is j
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..common.errors import Failure
+from ..common.text import shown
 from . import trial
 from .trial import GUARDS, Note, State
 
 PREVIOUS = "previous"
+LONGEST_WAIT = 7 * 24 * 3600  # seconds; systemd understands no time without end
+LONGEST_CMDLINE = 2047  # COMMAND_LINE_SIZE of x86, less the end; the kernel cuts off what follows
+_OF_A_TRIAL = 256  # characters; what trial.trial_words() adds
+END_OF_WORDS = "--"
+# As `uname -r` has it.
+_RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~_-]{0,63}")
 # An emergency restart is refused by the kernel while there are such instances.
 LIVE = ("active", "loaded")
 # Entries of the boot menu that are ours: the trial, and lasting ones with a command line of their own.
@@ -137,6 +145,12 @@ class BootPlan:
         return steps
 
 
+def release_reasons(release: str) -> list[str]:
+    if _RELEASE.fullmatch(release):
+        return []
+    return [f"release {shown(release)} is not the name of a kernel, such as uname -r shows"]
+
+
 def version_key(release: str) -> tuple[tuple[int, int, str], ...]:
     """6.12.107 comes after 6.12.99."""
     return tuple(
@@ -185,8 +199,7 @@ def plan(wish: KernelWish, host: Host) -> BootPlan:
     if not installed and not install:
         kernels = ", ".join(sorted(host.kernels, key=version_key)) or "none"
         no.append(f"{release} is not installed and no packages are given; installed are {kernels}")
-    if bad := bad_words(wish.cmdline):
-        no.append(f"cmdline has words that a boot menu cannot hold: {', '.join(bad)}")
+    no += cmdline_reasons(wish.cmdline, host.cmdline if wish.cmdline else ())
     if wish.keep < 2:
         no.append(
             f"keep is {wish.keep}; the running kernel and the last good one stay in any case, give 2 or more"
@@ -311,7 +324,9 @@ def _bad_times(wish: KernelWish) -> list[str]:
         ("stop_timeout", wish.stop_timeout, 1),
     )
     return [
-        f"{name} is {seconds} s; give {least} or more" for name, seconds, least in times if seconds < least
+        f"{name} is {seconds} s; give {f'{least} or more' if seconds < least else f'{LONGEST_WAIT} or less'}"
+        for name, seconds, least in times
+        if not least <= seconds <= LONGEST_WAIT
     ]
 
 
@@ -329,15 +344,58 @@ def own_id(release: str) -> str:
     return f"{OWN_ID}{release}"
 
 
+def cmdline_reasons(cmdline: str, beside: Iterable[str]) -> list[str]:
+    """Why a kernel cannot be tried with these words, beside those that it has anyway."""
+    words = cmdline.split()
+    no = []
+    if bad := bad_words(cmdline):
+        no.append(f"cmdline has words that a boot menu cannot hold: {', '.join(bad)}")
+    if END_OF_WORDS in words:
+        no.append(
+            f"cmdline has {END_OF_WORDS}, behind which the kernel reads no word of its own; leave it out"
+        )
+    if ours := [word for word in words if word.startswith(trial.TOKEN_WORD)]:
+        no.append(f"cmdline has {ours[0]}, which only a trial has; leave it out")
+    if shells := [word for word in words if re.fullmatch(_SHELL, word)]:
+        no.append(
+            f"cmdline has {', '.join(shells)}, with which the kernel waits for a person before "
+            "anything could end its trial; leave it out"
+        )
+    line = " ".join([*(word for word in beside if word not in words), *words])
+    if len(line) + _OF_A_TRIAL > LONGEST_CMDLINE:
+        no.append(
+            f"cmdline: with the words of this host and of a trial {len(line) + _OF_A_TRIAL} characters, of "
+            f"which a kernel takes {LONGEST_CMDLINE}; give fewer"
+        )
+    return no
+
+
+def with_words(line: str, more: Sequence[str]) -> str:
+    """A command line with more words, which the kernel takes: what follows its `--` is for init."""
+    words = re.finditer(r"""(?:"[^"]*"|[^\s"])+|"[^"]*$""", line)
+    end = next((word.start() for word in words if word[0] == END_OF_WORDS), len(line))
+    return " ".join(filter(None, [line[:end].rstrip(" "), *more, line[end:]]))
+
+
+def check_length(release: str, line: str) -> None:
+    """What comes at the end would be lost: that is what gives a trial up."""
+    if len(line) > LONGEST_CMDLINE:
+        raise Failure(
+            f"the command line of {release} would have {len(line)} characters, of which a kernel takes "
+            f"{LONGEST_CMDLINE}; shorten GRUB_CMDLINE_LINUX or /etc/kernel/cmdline, or cmdline"
+        )
+
+
 def bad_words(cmdline: str) -> list[str]:
     """The words of a command line that cannot be written into a boot menu as they are."""
     return [word for word in cmdline.split() if not _WORD.fullmatch(word)]
 
 
-# Of an entry that ends where somebody has to be: Linux, systemd and dracut take these.
+# Before systemd runs: Linux and the makers of initramfs take these.
+_SHELL = r"(?:rd)?init=(?:.*/)?(?:ba|da|k|z)?sh|(?:rd\.)?break(?:=.*)?|rd\.systemd\.unit=.*"
+# Of an entry that ends where somebody has to be.
 _RESCUE = re.compile(
-    r"single|[sS1]|-s|-b|rescue|emergency|recovery|(?:rd\.)?break(?:=.*)?|rd\.systemd\.unit=.*"
-    r"|systemd\.unit=(?:rescue|emergency)\.target|init=(?:.*/)?(?:ba|da)?sh"
+    rf"single|[sS1]|-s|-b|rescue|emergency|recovery|systemd\.unit=(?:rescue|emergency)\.target|{_SHELL}"
 )
 
 

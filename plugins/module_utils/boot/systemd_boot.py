@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .plan import OWN_ID, TRIAL_ID, bounded, for_rescue, own_id
+from .plan import OWN_ID, TRIAL_ID, bounded, check_length, for_rescue, own_id, with_words
 
 SUFFIX = ".conf"
 TRIAL_FILE = TRIAL_ID + SUFFIX
@@ -79,10 +79,11 @@ def parse_entry(name: str, text: str) -> Entry:
 
 def _render(entry: Entry, title: str, words: Sequence[str], head: Sequence[str] = ()) -> str:
     """The entry under another title, with more words at the end of its command line."""
-    options = [value for key, value in entry.lines if key == "options"]
+    line = with_words(" ".join(value for key, value in entry.lines if key == "options"), words)
+    check_length(entry.release, line)
     kept = [f"{key} {value}" for key, value in entry.lines if key not in ("title", "sort-key", "options")]
     # Behind all others, should nothing be chosen as the default.
-    lines = [*head, f"title {title}", "sort-key zz-mkops", *kept, f"options {' '.join([*options, *words])}"]
+    lines = [*head, f"title {title}", "sort-key zz-mkops", *kept, f"options {line}"]
     return "\n".join(lines) + "\n"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import re
 import stat
 import subprocess
 from types import SimpleNamespace
@@ -201,6 +202,14 @@ def test_old_kernels_go_but_never_those_that_are_needed(either):
         ({}, {"packages": None}, f"{NEW} is not installed and no packages are given; installed are {OLD}"),
         ({}, {"cmdline": "a;b"}, "words that a boot menu cannot hold: a;b"),
         ({}, {"keep": 1}, "keep is 1"),
+        ({}, {"cmdline": "quiet -- verbose"}, "cmdline has --, behind which"),
+        ({}, {"cmdline": "mkops.trial=x"}, "cmdline has mkops.trial=x, which only a trial has"),
+        ({}, {"cmdline": "init=/bin/bash"}, "cmdline has init=/bin/bash, with which the kernel waits"),
+        ({}, {"cmdline": "rd.break=pre-mount break"}, "cmdline has rd.break=pre-mount, break, with which"),
+        ({}, {"cmdline": "rdinit=/bin/sh"}, "cmdline has rdinit=/bin/sh, with which"),
+        ({}, {"cmdline": "x" * 1800}, "characters, of which a kernel takes 2047"),
+        ({}, {"trial_timeout": 10**30}, "give 604800 or less"),
+        ({}, {"stop_timeout": 604801}, "stop_timeout is 604801 s; give 604800 or less"),
         ({}, {"trial_timeout": 60, "health": {"timeout": 60}}, "no time to boot"),
         (
             {"/sys/fs/multikernel/instances/web/status": "active\n"},
@@ -228,6 +237,31 @@ def test_refusals(machine, change, params, reason):
     with pytest.raises(Failure):
         phase(machine, "install", **params)
     assert machine.files() == before
+
+
+@pytest.mark.parametrize(
+    "release", ["", "..", "../x", "a b", "x\n", "\0", "ü", "-x", "it's", "a>b", "$x", "x" * 65]
+)
+def test_what_is_no_release(either, release):
+    before = either.files()
+    with pytest.raises(Failure, match="is not the name of a kernel"):
+        phase(either, "plan", release=release)
+    assert either.files() == before
+
+
+@pytest.mark.parametrize(
+    ("health", "reason"),
+    [
+        ({"units": ["ssh.service", ""]}, "health.units: '' is not the name of a unit"),
+        ({"units": ["--failed"]}, "health.units: '--failed' is not"),
+        ({"units": ["a b"]}, "health.units: 'a b' is not"),
+        ({"checks": [["/bin/true"], []]}, "health.checks: a check is empty"),
+        ({"checks": [[""]]}, "health.checks: a check is empty"),
+    ],
+)
+def test_what_could_not_be_judged_is_told_before_the_restart(either, health, reason):
+    with pytest.raises(Failure, match=re.escape(reason)):
+        phase(either, "plan", health=health)
 
 
 def test_no_systemd(machine):
@@ -332,7 +366,7 @@ def test_what_cannot_bring_a_kernel_back_is_said(machine):
     run = kernel_boot.Run(
         SimpleNamespace(
             params={key: option.get("default") for key, option in kernel_boot.ARGUMENT_SPEC.items()}
-            | {"release": NEW, "health": {"timeout": 10}}
+            | {"release": NEW, "health": {"timeout": 10, "units": [], "checks": []}}
         ),
         machine,
     )

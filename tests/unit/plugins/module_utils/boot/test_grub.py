@@ -214,6 +214,14 @@ BODIES = {
         ["/boot/vmlinuz-6.1 a b rootwait=60 panic=10"],
     ),
     "a quoted name": ("\t'linux' \"/boot/vmlinuz-6.1\" 'a b'\n", ["/boot/vmlinuz-6.1 a b panic=10"]),
+    "words for init": (
+        "\tlinux /boot/vmlinuz-6.1 ro -- verbose --\n\tinitrd /boot/initrd.img-6.1\n",
+        ["/boot/vmlinuz-6.1 ro panic=10 -- verbose --"],
+    ),
+    "words that only look so": (
+        "\tlinux /boot/vmlinuz-6.1 --- '-- x'\n",
+        ["/boot/vmlinuz-6.1 --- -- x panic=10"],
+    ),
     "a device": (
         "\tset d=hd0\n\tlinux ($d)/boot/vmlinuz-6.1 x\n",
         ["(hd0)/boot/vmlinuz-6.1 x rootwait=60 panic=10"],
@@ -252,6 +260,16 @@ def test_words_of_a_command_line_reach_the_kernel_as_they_are(tmp_path):
     custom = trial(ordinary("menuentry l { linux /boot/vmlinuz-6.1; }\n", "6.1"), words)
     seen = start(tmp_path, head("menuentry l { echo l; }\n"), custom, next_entry="mkops-trial")
     assert seen.linux == [f"/boot/vmlinuz-6.1 {' '.join(words)}"]
+
+
+def test_a_command_line_that_the_kernel_would_cut_off():
+    """What gives a trial up comes last in it."""
+    entry = ordinary(f"menuentry l {{ linux /boot/vmlinuz-6.1 {'a' * 2030}; }}\n", "6.1")
+    loader.trial_entry(entry, ["panic=10"])
+    with pytest.raises(
+        Failure, match=r"command line of 6\.1 would have 2048 characters, of which a kernel takes"
+    ):
+        loader.trial_entry(entry, ["panic=10", "oops=pan"])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot import systemd_boot
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure
 
 ENTRY = {
     "title": "Debian",
@@ -51,6 +52,32 @@ def test_what_comes_behind_a_nul_is_not_read():
         ("title", "a"),
         ("version", "b"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["ro", "quiet"], "ro quiet a b"),
+        (["ro -- x", "y"], "ro a b -- x y"),
+        (["ro", "--", "x --"], "ro a b -- x --"),
+        (["-- x"], "a b -- x"),
+        (['c="d -- e" --f'], 'c="d -- e" --f a b'),
+        (['c="d -- e'], 'c="d -- e a b'),
+        ([], "a b"),
+    ],
+)
+def test_words_for_the_kernel_stand_before_those_for_init(options, line):
+    text = "version 6.1\nlinux /6.1/linux\n" + "".join(f"options {value}\n" for value in options)
+    entry = systemd_boot.parse_entry("x.conf", text)
+    trial = systemd_boot.parse_entry("y.conf", systemd_boot.trial_entry(entry, ["a", "b"]))
+    assert trial.value("options") == line
+
+
+def test_a_command_line_that_the_kernel_would_cut_off():
+    entry = systemd_boot.parse_entry("x.conf", f"version 6.1\nlinux /6.1/linux\noptions {'a' * 2040}\n")
+    systemd_boot.trial_entry(entry, ["panic"])
+    with pytest.raises(Failure, match="would have 2048 characters"):
+        systemd_boot.trial_entry(entry, ["panic=1"])
 
 
 @given(st.binary(max_size=200), st.text(max_size=20))
