@@ -123,7 +123,7 @@ class ActionModule(ActionBase):
         if self._task.check_mode:
             return planned | {"outcome": "planned"}
         if todo["boot"] and self._connection.transport == "local":
-            reason = "this host is the controller, which cannot restart itself and wait for that"
+            reason = "this host is the controller, which cannot restart itself and wait until it is back"
             raise Stop(self._failure("refused", [reason], "nothing was changed", changed=False))
 
         # From here on a kernel is named, not what it was when the run began.
@@ -153,9 +153,7 @@ class ActionModule(ActionBase):
             if not busy:
                 return installed
             if time.monotonic() >= deadline:
-                what = (
-                    f"nothing was installed: {busy}, for {BUSY_SECONDS} s; wait until it ends, then run again"
-                )
+                what = f"nothing was installed within {BUSY_SECONDS} s: {busy}; run again when that has ended"
                 raise Stop(self._failure("failed", [what], "nothing was changed", changed=False))
             if busy != told:
                 self._say(f"waits: {busy}")
@@ -255,10 +253,10 @@ class ActionModule(ActionBase):
         reasons = reasons or [cause(evidence)]
         kept = "which is still the default"
         if report.get("default", seen[1]) != seen[1]:
-            kept = "but the default is another"
+            kept = "which is not the default"
         what = f"the host is back on {seen[1]}, {kept}, after {seconds:.0f} s"
         if report.get("failed"):
-            what += f"; what is left of the trial was not removed, the next run does that: {report['msg']}"
+            what += f"; the rest of the trial was not removed, the next run does that: {report['msg']}"
         failure = self._failure("fell_back", reasons, what)
         failure |= {"running": seen[1], "down_seconds": seconds, "evidence": evidence}
         raise Stop(failure | self._after(report.get("after")))
@@ -362,7 +360,7 @@ class ActionModule(ActionBase):
         if missing:
             raise AnsibleActionFail(
                 f"not found on the controller: {', '.join(missing)}. Give paths that exist, absolute or "
-                "relative to the playbook or role; for files on the host set remote_src"
+                "relative to the playbook or role; for files on the host set remote_src: true"
             )
         if packages:
             self._args["packages"] = [found[name] for name in packages]

@@ -120,7 +120,7 @@ class ActionModule(ActionBase):
         if missing:
             raise AnsibleActionFail(
                 f"not found on the controller: {', '.join(missing)}. Give paths that exist, absolute or "
-                "relative to the playbook or role; for files on the build host set remote_src"
+                "relative to the playbook or role; for files on the build host set remote_src: true"
             )
         sent = {
             place: self._sent_series(path) if place[0] == "series" else self._sent(path)
@@ -143,7 +143,7 @@ class ActionModule(ActionBase):
         if self._is_local():
             return os.path.abspath(path)
         if not os.path.isdir(path):
-            raise AnsibleActionFail(f"series {path} is no directory")
+            raise AnsibleActionFail(f"series {path} is not a directory")
         try:
             patches = read_series(Path(path))
         except Refused as refused:
@@ -202,7 +202,7 @@ class ActionModule(ActionBase):
                     if silent:
                         raise AnsibleActionFail(
                             f"the build on {self._host} wrote no progress for {SILENT_SECONDS} s and did not "
-                            "end: it was killed, or the host restarted. Run again, the build is continued"
+                            "end: it was killed, or the host restarted. Run again to continue the build"
                         )
         except (Interrupted, KeyboardInterrupt):
             if progress.get("state") == "running":

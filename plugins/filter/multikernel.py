@@ -12,6 +12,7 @@ from ansible.errors import AnsibleFilterError
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.cpuset import format_cpus, parse_cpus
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.size import format_size, parse_size
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.text import shown
 
 try:
     import netaddr
@@ -60,14 +61,14 @@ def instance_addresses(instances, network, first: int = 0) -> dict[str, dict]:
     try:
         net = netaddr.IPNetwork(network)
     except (netaddr.AddrFormatError, ValueError) as error:
-        raise AnsibleFilterError(f"{name}: '{network}' is not a network: {error}") from error
+        raise AnsibleFilterError(f"{name}: {shown(network)} is not a network: {error}") from error
     if net.ip != net.network:
-        raise AnsibleFilterError(f"{name}: '{network}' is an address: the network is {net.cidr}")
+        raise AnsibleFilterError(f"{name}: {shown(network)} is an address: the network is {net.cidr}")
     found = {}
     for instance in instances:
         if not isinstance(instance, Mapping) or not {"name", "id"} <= instance.keys():
             raise AnsibleFilterError(
-                f"{name}: '{instance}' is no instance as mkops.multikernel.info returns it"
+                f"{name}: {shown(instance)} is not an instance as mkops.multikernel.info returns it"
             )
         place = int(first) + int(instance["id"])
         # The first address is the network's own, the last one in IPv4 means all.

@@ -50,7 +50,7 @@ from ansible.errors import AnsibleError
 from ansible.plugins.lookup import LookupBase
 
 # As people call them.
-KINDS = {bool: "a truth value", str: "a text", list: "a list", int: "a number", float: "a number"}
+KINDS = {bool: "true or false", str: "a string", list: "a list", int: "a number", float: "a number"}
 
 
 def merge(one: Mapping, other: Mapping) -> dict:
@@ -80,8 +80,6 @@ class LookupModule(LookupBase):
                 kind = next(
                     (text for kind, text in KINDS.items() if isinstance(value, kind)), "something else"
                 )
-                raise AnsibleError(
-                    f"variable {name} is {kind}: it has to be a dictionary, to be merged with its like"
-                )
+                raise AnsibleError(f"variable {name} is {kind}: it has to be a dictionary to be merged")
             merged = merge(merged, value)
         return merged

@@ -409,7 +409,7 @@ class Run:
     def trial(self) -> dict:
         self.refuse()
         if not self.todo.boot:
-            raise Failure(f"there is nothing to try: {self.todo.release} runs")
+            raise Failure(f"there is nothing to try: {self.todo.release} is running already")
         self._stop_instances()
         note = self.rollout.arm(self.todo, self.wish, self.seen, self.token)
         return {"changed": True, "trial": self._told(note)}

@@ -233,6 +233,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.build.debian imp
 from ansible_collections.mkops.multikernel.plugins.module_utils.build.git import Git
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure, Refused
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.files import native, text_of
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.text import shown
 
 ARGUMENT_SPEC = {
     "dest": {"type": "path", "required": True},
@@ -305,7 +306,7 @@ def problems_of(params: dict) -> list[str]:
     missing = [tool for tool, wanted in needed.items() if wanted and not shutil.which(tool)]
     problems = [f"{tool} is not installed on the host: install the package {tool}" for tool in missing]
     if not any(params[kind] for kind in ORIGINS):
-        problems.append(f"nothing to make a tree of: give one of {', '.join(ORIGINS)}")
+        problems.append(f"there is nothing to make a tree from: give one of {', '.join(ORIGINS)}")
 
     for kind in ("git", "archive"):
         # An empty keyring or signature is a mistake of a template, not the wish to trust everybody.
@@ -314,16 +315,17 @@ def problems_of(params: dict) -> list[str]:
 
     def need_file(what: str, path: str | None) -> None:
         if path and not is_remote(path) and not native(path).is_file():
-            problems.append(f"{what} {path} is no file on the host")
+            problems.append(f"{what} {path} is not a file on the host")
 
     if git := params["git"]:
         if git["url"].startswith("-") or (git["tag"] or "").startswith("-"):
-            problems.append("git: neither an address nor a tag begins with a hyphen")
+            problems.append("git: url and tag must not begin with a hyphen")
         if not f"{git['url']}{git['tag'] or ''}".isprintable():
-            problems.append("git: an address or tag has characters that cannot be printed")
+            problems.append("git: url or tag has characters that cannot be printed")
         if git["commit"] and not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", git["commit"]):
             problems.append(
-                f"git: commit {git['commit']!r} is no full name of one: 40 or 64 hexadecimal digits"
+                f"git: commit {shown(git['commit'])} is not a full commit id: give 40 or 64 hexadecimal "
+                "digits"
             )
         need_file("git: keyring", git["keyring"])
     if archive := params["archive"]:
@@ -333,22 +335,23 @@ def problems_of(params: dict) -> list[str]:
         need_file("archive: keyring", archive["keyring"])
         if is_remote(archive["src"]) and not (archive["checksum"] or archive["signature"]):
             problems.append(
-                f"archive {masked(archive['src'])}: what is fetched needs a checksum or a signature"
+                f"archive {masked(archive['src'])}: an archive that is fetched needs a checksum or a "
+                "signature"
             )
     if (debian := params["debian"]) and not native(debian["keyring"]).is_file():
-        problems.append(f"debian: keyring {debian['keyring']} is no file; install debian-archive-keyring")
+        problems.append(f"debian: keyring {debian['keyring']} is not a file; install debian-archive-keyring")
     if params["directory"] and not native(params["directory"]).is_dir():
-        problems.append(f"directory {params['directory']} is no directory on the host")
+        problems.append(f"directory {params['directory']} is not a directory on the host")
     for patch in params["patches"]:
         what = f"patch {masked(patch['src'])}"
         problems += ks.checksum_reasons(what, patch["checksum"])
         if is_remote(patch["src"]):
             if not patch["checksum"]:
-                problems.append(f"{what}: what is fetched needs a checksum")
+                problems.append(f"{what}: a patch that is fetched needs a checksum")
         elif not native(patch["src"]).exists():
             problems.append(f"{what} does not exist on the host")
         elif native(patch["src"]).is_dir() and patch["checksum"]:
-            problems.append(f"{what} is a directory, which has no checksum: leave it out")
+            problems.append(f"{what} is a directory, which has no checksum: leave checksum out")
     return problems
 
 

@@ -69,7 +69,7 @@ class Access:
                 return target
             link = target.readlink()
             target = self.at(str(link)) if link.is_absolute() else target.parent / link
-        raise Failure(f"cannot write {path}: its symbolic links do not end")
+        raise Failure(f"cannot write {path}: too many levels of symbolic links")
 
     def run(
         self, argv: Sequence[str], purpose: str, ok: Collection[int] = (0,), seconds: float = 600

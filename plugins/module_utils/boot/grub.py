@@ -112,7 +112,8 @@ def locked(menu: Menu, entry: Entry) -> str:
             else "for Linux by CLASS there"
         )
         return (
-            f"GRUB has superusers and waits for a name and a password before it opens '{each.title}'; add "
+            f"GRUB has superusers and asks for a user name and a password before it opens '{each.title}'; "
+            "add "
             f"--unrestricted to this {kind} in {each.place.section or each.place.file}, {remedy}; then run "
             "update-grub"
         )
@@ -146,7 +147,7 @@ def not_copied(entry: Entry) -> str:
         if piece.variable
     }
     if any(not name.isidentifier() and name != "?" for name in used):
-        return "it uses words of its own head, such as $1"
+        return "it uses its own arguments, such as $1"
     for parent in entry.parents:
         inside = script.commands(parent.command.block.body if parent.command.block else ())
         given = {_assigned(command) for command, _checked in inside}
@@ -170,7 +171,7 @@ def _copy(entry: Entry, words: Sequence[str], trial: bool) -> str:
     """The body of an entry with more words for its kernel: all else stays where it is."""
     block = entry.command.block
     if block is None or (why := not_copied(entry)):
-        raise Failure(f"GRUB's entry {entry.path} cannot be used with other words: {why}")
+        raise Failure(f"GRUB's entry {entry.path} cannot be copied with other words: {why}")
     edits: list[tuple[int, int, str]] = []
     for command, parts, checked in _loads(entry):
         if parts[0].value in _LINUX:
@@ -208,7 +209,7 @@ def _menuentry(title: str, ident: str, classes: Iterable[str], body: str) -> str
     try:
         script.parse(text)
     except script.ScriptError as error:
-        raise Failure(f"no entry for GRUB can be made of '{title}': {error}") from error
+        raise Failure(f"no entry for GRUB can have the title '{title}': {error}") from error
     return text
 
 
@@ -247,7 +248,9 @@ def own_entries(custom: str) -> list[Own]:
         try:
             statements = script.parse(part)
         except script.ScriptError as error:
-            raise Failure(f"the part of kernel_boot in custom.cfg is damaged ({error}); remove it") from error
+            raise Failure(
+                f"the part of custom.cfg that kernel_boot wrote is damaged ({error}); remove it"
+            ) from error
         for statement in statements:
             if not isinstance(statement, script.Command) or not statement.block:
                 continue
@@ -263,7 +266,7 @@ def render_custom(custom: str, entries: Iterable[str]) -> str:
     """custom.cfg with our part replaced; what others wrote there stays."""
     kept = _PART.sub("", custom)
     if BEGIN in kept or END in kept:
-        raise Failure("the part of kernel_boot in custom.cfg is not whole; remove what is left of it")
+        raise Failure("the part of custom.cfg that kernel_boot wrote is incomplete; remove the rest of it")
     text = "".join(entries)
     if not text:
         return kept
@@ -278,7 +281,7 @@ def render_custom(custom: str, entries: Iterable[str]) -> str:
 def parse_environment(text: str) -> dict[str, str]:
     """The variables of an environment block, a file with escapes and padding."""
     if not text.startswith(SIGNATURE):
-        raise Failure("GRUB's environment block is damaged: it does not begin as one; create it anew")
+        raise Failure("GRUB's environment block is damaged: its header is wrong; create it again")
     found = {}
     for line in re.findall(r"(?:\\.|[^\\\n])+", text, re.S):
         name, equals, value = re.sub(r"\\(.)", r"\1", line, flags=re.S).partition("=")

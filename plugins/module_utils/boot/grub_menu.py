@@ -549,14 +549,14 @@ class Menu:
         source = command.words[-1].source
         match = re.match(r"([A-Za-z_]\w*)=", source)
         if not match:
-            raise Unclear(f"{self._place(command)}: which variable it sets depends on another")
+            raise Unclear(f"{self._place(command)}: which variable it sets depends on another variable")
         self._set(command, match[1], frozenset((ANY,)), state)
         return YES
 
     def _do_unset(self, command: script.Command, arguments: list[str], state: _State) -> frozenset[bool]:
         for name in arguments:
             if isinstance(name, Odd):
-                raise Unclear(f"{self._place(command)}: which variable it unsets depends on another")
+                raise Unclear(f"{self._place(command)}: which variable it unsets depends on another variable")
             self._set(command, name, frozenset((UNSET,)), state)
         return YES
 
@@ -594,7 +594,7 @@ class Menu:
         there, text = self.files.text(name)
         if there is None:
             raise Unclear(
-                f"{self._place(command)}: it reads {command.words[-1].source}, which is not known here"
+                f"{self._place(command)}: it reads {command.words[-1].source}, whose content is not known"
             )
         if not there:
             return NO
@@ -631,7 +631,7 @@ class Menu:
             elif not isinstance(word, Odd) and word.startswith("--file="):
                 file = word[len("--file=") :]
             elif isinstance(word, Odd):
-                raise Unclear(f"{self._place(command)}: which variables it is about depends on others")
+                raise Unclear(f"{self._place(command)}: which variables it names depends on other variables")
             elif not word.startswith("-"):
                 names.append(word)
         return ("" if self.files.path(file) == f"{self.files.folder}/grubenv" else file), names
@@ -641,7 +641,7 @@ class Menu:
         if file:
             if not names:
                 raise Unclear(
-                    f"{self._place(command)}: it loads all variables of {file}, which is not known here"
+                    f"{self._place(command)}: it loads all variables of {file}, whose content is not known"
                 )
             for name in names:
                 self._set(command, name, frozenset((ANY,)), state)

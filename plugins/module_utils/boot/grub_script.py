@@ -128,7 +128,7 @@ class Function(Statement):
 def quote(text: str) -> str:
     """A word that GRUB reads as this text, whatever is in it."""
     if "\n" in text or "\r" in text or "\0" in text:
-        raise ValueError("no word of GRUB holds the end of a line")
+        raise ValueError("a word cannot contain the end of a line")
     return "'" + text.replace("'", "'\\''") + "'"
 
 
@@ -200,7 +200,7 @@ def _word(text: str, start: int) -> Word:
             at = match.end()
         elif sign == "\\":
             if at + 1 == len(text):
-                raise ScriptError("a backslash ends the text", _line(text, at))
+                raise ScriptError("there is nothing after a backslash", _line(text, at))
             if text[at + 1] != "\n":
                 pieces.append(Piece(text[at + 1], quoted=True))
             at += 2

@@ -122,8 +122,8 @@ class BootHost(Access):
             record = None
         if not isinstance(record, dict) or not isinstance(record.get("kernels", []), list):
             raise Failure(
-                f"{RECORD} is damaged; remove it. This forgets only which kernel was the last good one, and "
-                "which were installed through here"
+                f"{RECORD} is damaged; remove it. That loses only which kernel was the last good one, and "
+                "which kernels kernel_boot has installed"
             )
         return record
 

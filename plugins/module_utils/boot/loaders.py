@@ -53,20 +53,20 @@ def find(machine: Access) -> Grub | SystemdBoot:
     if info.startswith("systemd-boot"):
         return SystemdBoot(machine)
     if info and not info.startswith("GRUB"):
-        raise Failure(f"{info} starts this host; supported are GRUB and systemd-boot")
+        raise Failure(f"{info} starts this host; only GRUB and systemd-boot are supported")
     # A grub.cfg may be left from before. What it says would change nothing then, not even that a kernel is
     # only on trial.
     seen = not machine.at(EFI).exists() or any(machine.at(EFI_VARIABLES).glob("*"))
     if not seen and (path := _systemd_boot_file(machine)):
         raise Failure(
-            f"the EFI variables cannot be read, and with {path} there it cannot be told whether systemd-boot "
-            f"starts this host; mount efivarfs on {EFI_VARIABLES}, on a kernel with EFI runtime services"
+            f"the EFI variables cannot be read, and {path} exists, so systemd-boot may have started this "
+            f"host; mount efivarfs on {EFI_VARIABLES} (the kernel needs EFI runtime services)"
         )
     if machine.text(GRUB_CFG):
         return Grub(machine)
     raise Failure(
-        f"neither GRUB with {GRUB_CFG}, as Debian has it, nor systemd-boot starts this host; others are not "
-        "supported"
+        f"neither GRUB with {GRUB_CFG}, as on Debian, nor systemd-boot starts this host; no other boot "
+        "loader is supported"
     )
 
 
@@ -110,7 +110,7 @@ class Grub:
                 self.machine.exact(GRUB_CFG), grub_menu.Files(read), variables, platform, GRUB_CFG
             )
         except grub_menu.Unclear as unclear:
-            raise Failure(f"what GRUB would start cannot be told: {unclear}") from unclear
+            raise Failure(f"cannot tell what GRUB would start: {unclear}") from unclear
 
     def _environment(self) -> dict[str, str]:
         text = self.machine.exact(GRUBENV)
@@ -189,22 +189,24 @@ class Grub:
         left = once.state.block.get("next_entry", frozenset((grub_menu.UNSET,)))
         if once.default != {TRIAL_ID} or not left <= {"", grub_menu.UNSET}:
             found.append(
-                f"{GRUB_CFG} does not boot an entry once and forget that (next_entry){self._places(once)}; "
+                f"{GRUB_CFG} does not boot an entry once and then forget it "
+                f"(next_entry){self._places(once)}; "
                 "run update-grub"
             )
         if CUSTOM not in once.sourced:
             found.append(
-                f"{GRUB_CFG} does not read custom.cfg; restore /etc/grub.d/41_custom, run update-grub"
+                f"{GRUB_CFG} does not read custom.cfg; restore /etc/grub.d/41_custom and run update-grub"
             )
         # Ubuntu's menu stays longer after a start that did not end well.
         waits = {*once.waits, *self._menu(next_entry="", recordfail="1").waits}
         if waits:
             found.append(
                 f"GRUB waits for a key at its menu (timeout={sorted(waits)[0] or 'not set'}); set "
-                f"GRUB_TIMEOUT, and GRUB_RECORDFAIL_TIMEOUT if it is there, in {SETTINGS}; run update-grub"
+                f"GRUB_TIMEOUT, and GRUB_RECORDFAIL_TIMEOUT if it is there, in {SETTINGS}, then run "
+                "update-grub"
             )
         if fault := self._environment_fault():
-            found.append(f"GRUB cannot forget a trial when it starts it: {fault}")
+            found.append(f"GRUB cannot forget a trial once it has started it: {fault}")
         return found
 
     @staticmethod
@@ -215,19 +217,19 @@ class Grub:
         """Why GRUB itself, or the host, could not write its environment block."""
         file = self.machine.at(GRUBENV)
         if file.is_symlink():
-            return f"{GRUBENV} is a symbolic link; replace it by a file, with grub-editenv {GRUBENV} create"
+            return f"{GRUBENV} is a symbolic link; replace it with a file: grub-editenv {GRUBENV} create"
         if not os.access(file if file.exists() else file.parent, os.W_OK):
-            return f"{GRUBENV} cannot be written; mount its file system read and write"
+            return f"{GRUBENV} cannot be written; mount its file system read-write"
         probe = self.machine.run
         abstraction = probe(
             ["grub-probe", "--target=abstraction", "/boot/grub"], "find out where /boot/grub lies"
         ).stdout.split()
         if abstraction:
-            return f"/boot/grub lies on {', '.join(abstraction)}, which it cannot write"
+            return f"/boot/grub lies on {', '.join(abstraction)}, which GRUB cannot write to"
         kind = probe(
             ["grub-probe", "--target=fs", "/boot/grub"], "find out where /boot/grub lies"
         ).stdout.strip()
-        return f"/boot/grub lies on {kind}, which it cannot write" if kind in READ_ONLY_FS else ""
+        return f"/boot/grub lies on {kind}, which GRUB cannot write to" if kind in READ_ONLY_FS else ""
 
     # --- changing it --------------------------------------------------------------------------------
 
@@ -245,11 +247,12 @@ class Grub:
     def _set(self, name: str, value: str) -> None:
         """Set a variable of the environment block, or remove it, and see that it is so."""
         argv = ["grub-editenv", "-", *(["set", f"{name}={value}"] if value else ["unset", name])]
-        purpose = f"set {name} in GRUB's environment block" if value else f"remove {name} from it"
+        block = "GRUB's environment block"
+        purpose = f"set {name} in {block}" if value else f"remove {name} from {block}"
         self.machine.run(argv, purpose)
         if (now := self._environment().get(name, "")) != value:
             raise Failure(
-                f"cannot {purpose}: {name} is '{now}' after it was made '{value}'; is {GRUBENV} writable?"
+                f"cannot {purpose}: {name} is '{now}' instead of '{value}'; make {GRUBENV} writable"
             )
 
     def remember(self) -> None:
@@ -313,7 +316,8 @@ class Grub:
         block = menu.after(trial)
         if block.get("saved_entry", {grub_menu.UNSET}) != {kept or grub_menu.UNSET}:
             raise Failure(
-                f"the trial of {release} would become the default of GRUB: '{usual.title}' saves itself"
+                f"the trial of {release} would become the default of GRUB: its entry '{usual.title}' saves "
+                "itself"
             )
         if not block.get("next_entry", frozenset()) <= {"", grub_menu.UNSET}:
             raise Failure(f"GRUB would start the trial of {release} again and again")
@@ -322,7 +326,7 @@ class Grub:
         menu = self._menu()
         entry = grub.ordinary(menu, release)
         if entry is None:
-            raise Failure(f"GRUB has no entry for {release} any more; who removed it?")
+            raise Failure(f"GRUB no longer has an entry for {release}; run update-grub, then run again")
         if why := grub.unsafe(menu, entry):
             raise Failure(f"{release} cannot be started through '{entry.title}': {why}")
         return entry
@@ -345,7 +349,7 @@ class Grub:
         menu = self._menu()
         entry = menu.find(ident)
         if entry is None or grub.release_of(entry) != release:
-            raise Failure(f"GRUB does not have the entry {ident} that was written into {CUSTOM}")
+            raise Failure(f"GRUB does not find the entry {ident} that was written into {CUSTOM}")
         if why := grub.locked(menu, entry):
             raise Failure(f"{release} cannot be started through '{entry.title}': {why}")
         return ident
@@ -363,7 +367,7 @@ class Grub:
         if not entries:
             return
         try:
-            self.machine.run(["grub-script-check", str(self.machine.at(CUSTOM))], f"have GRUB read {CUSTOM}")
+            self.machine.run(["grub-script-check", str(self.machine.at(CUSTOM))], f"check {CUSTOM}")
         except Failure:
             self.machine.write(CUSTOM, before)
             raise
@@ -402,7 +406,7 @@ class SystemdBoot:
         for folder in self._folders:
             path = f"{folder}/loader/loader.conf"
             if dict(systemd_boot.parse_lines(self.machine.text(path))).get("preferred"):
-                return f"`preferred` in {path} comes before every default of systemd-boot; remove that line"
+                return f"`preferred` in {path} overrides every default of systemd-boot; remove that line"
         if entry := self.machine.variable("LoaderEntryPreferred"):
             return f"systemd-boot prefers {entry} to every default; run bootctl set-preferred ''"
         return ""
@@ -410,16 +414,16 @@ class SystemdBoot:
     def _faults(self) -> list[str]:
         found = []
         if not self._folders:
-            found.append("the EFI system partition is not mounted; mount it where bootctl finds it")
+            found.append("the EFI system partition is not mounted; mount it on /efi, /boot or /boot/efi")
         for folder in self._folders:
             variables = map(self.machine.variable, TIMEOUTS)
             if systemd_boot.waits_for_key(self.machine.text(f"{folder}/loader/loader.conf"), *variables):
                 found.append(
                     f"systemd-boot waits for a key (timeout menu-force in {folder}/loader/loader.conf or in "
-                    f"an EFI variable, {' or '.join(TIMEOUTS)})"
+                    f"an EFI variable, {' or '.join(TIMEOUTS)}); set a timeout in seconds"
                 )
         if not os.access(self.machine.at(EFI_VARIABLES), os.W_OK):
-            found.append(f"{EFI_VARIABLES} cannot be written; mount efivarfs there, read and write")
+            found.append(f"{EFI_VARIABLES} cannot be written; mount efivarfs there read-write")
         return found
 
     def _fault(self, entry: systemd_boot.Entry) -> str:
@@ -435,7 +439,7 @@ class SystemdBoot:
             if not copies:
                 what = f"{name} of {entry.ident} is not on the boot partition"
             elif key == "linux" and installed.is_file() and not any(same(installed, copy) for copy in copies):
-                what = f"the image of {entry.release} on the boot partition is not {image}"
+                what = f"the image of {entry.release} on the boot partition differs from {image}"
         return f"{what}; run kernel-install add {entry.release} {image}" if what else ""
 
     @functools.cached_property
@@ -473,7 +477,9 @@ class SystemdBoot:
         """The directory that has the ordinary entry of a kernel, and the entry."""
         found = self._ordinary().get(release)
         if found is None:
-            raise Failure(f"systemd-boot has no entry for {release} any more; who removed it?")
+            raise Failure(
+                f"systemd-boot no longer has an entry for {release}; run kernel-install add, then run again"
+            )
         path, entry = found
         return "/" + str(path.parent.relative_to(self.machine.at("/"))), entry
 
@@ -482,13 +488,15 @@ class SystemdBoot:
             release = path.name.removeprefix("vmlinuz-")
             if release not in self.look().entries:
                 argv = ["kernel-install", "add", release, f"/boot/vmlinuz-{release}"]
-                self.machine.run(argv, f"have systemd-boot know {release}")
+                self.machine.run(argv, f"add {release} to the menu of systemd-boot")
 
     def prove(self) -> None:
         """Each variable is read again when it is set, and none is set before."""
 
     def forget(self, release: str) -> None:
-        self.machine.run(["kernel-install", "remove", release], f"have systemd-boot forget {release}")
+        self.machine.run(
+            ["kernel-install", "remove", release], f"remove {release} from the menu of systemd-boot"
+        )
 
     def remember(self) -> None:
         """It always does."""
@@ -511,7 +519,9 @@ class SystemdBoot:
                 ["bootctl", "set-oneshot", systemd_boot.TRIAL_FILE], "choose the trial for the next boot"
             )
             if (now := self.machine.variable("LoaderEntryOneShot")) != systemd_boot.TRIAL_FILE:
-                raise Failure(f"systemd-boot starts {now or 'its default'} after the trial was chosen")
+                raise Failure(
+                    f"systemd-boot would start {now or 'its default'}, although the trial was chosen"
+                )
         except BaseException:
             with contextlib.suppress(Failure):
                 self.disarm()
@@ -519,9 +529,9 @@ class SystemdBoot:
 
     def disarm(self) -> None:
         if self.machine.variable("LoaderEntryOneShot") == systemd_boot.TRIAL_FILE:
-            self.machine.run(["bootctl", "set-oneshot", ""], "forget the entry to boot once")
+            self.machine.run(["bootctl", "set-oneshot", ""], "unset the entry to boot once")
             if now := self.machine.variable("LoaderEntryOneShot"):
-                raise Failure(f"systemd-boot still starts {now} once, after that was unset")
+                raise Failure(f"systemd-boot would still start {now} once, although that was unset")
         self._unlink(systemd_boot.TRIAL_FILE)
 
     def own(self, release: str, cmdline: str) -> str:
@@ -537,7 +547,7 @@ class SystemdBoot:
         self.machine.write(path, text)
         written = self._entries().get(self.machine.at(path))
         if written is None or written.release != release:
-            raise Failure(f"{path} was written and is no entry for {release}")
+            raise Failure(f"{path} was written but is not an entry for {release}")
 
     def _unlink(self, name: str) -> None:
         for path in self._entries():

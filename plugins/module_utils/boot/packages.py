@@ -96,12 +96,12 @@ def check(access: Access, release: str, files: Sequence[str]) -> list[str]:
     wanted = f"{IMAGE}{release}"
     names, size = _read(access, files)
     if wanted not in names:
-        raise Failure(f"nothing was installed: the packages are {', '.join(names)}, none of them is {wanted}")
+        raise Failure(f"nothing was installed: {wanted} is not among the packages ({', '.join(names)})")
     for place in _PLACES:
         free = shutil.disk_usage(access.at(place) if access.at(place).exists() else access.at("/")).free
         if free < size:
             raise Failure(
-                f"nothing was installed: {place} has {free >> 20} MiB free, {wanted} needs "
+                f"nothing was installed: {place} has {free >> 20} MiB free, but {wanted} needs "
                 f"{size >> 20} MiB; make room"
             )
     if who := holder(access):

@@ -198,17 +198,19 @@ def plan(wish: KernelWish, host: Host) -> BootPlan:
     install = wish.package and release not in host.packaged
     if not installed and not install:
         kernels = ", ".join(sorted(host.kernels, key=version_key)) or "none"
-        no.append(f"{release} is not installed and no packages are given; installed are {kernels}")
+        no.append(
+            f"{release} is not installed and no packages are given; give them, or an installed one: {kernels}"
+        )
     no += cmdline_reasons(wish.cmdline, host.cmdline if wish.cmdline else ())
     if wish.keep < 2:
         no.append(
-            f"keep is {wish.keep}; the running kernel and the last good one stay in any case, give 2 or more"
+            f"keep is {wish.keep}, but the running kernel and the last good one always stay; give 2 or more"
         )
     no += _bad_times(wish)
     if install and installed and release not in host.half:
         no.append(
-            f"/boot/vmlinuz-{release} is of no package: installing over it could not be undone; remove it, "
-            "or build the kernel under another name"
+            f"/boot/vmlinuz-{release} belongs to no package, so installing over it could not be undone; "
+            "remove it, or build the kernel under another name"
         )
 
     loader = host.boot
@@ -234,8 +236,8 @@ def plan(wish: KernelWish, host: Host) -> BootPlan:
     if boot:
         if not wish.reboot_ok:
             no.append(
-                f"{host.running} runs and a restart is needed to boot {release}; set reboot_ok to true to "
-                "allow it, or state to installed to go without"
+                f"{host.running} is running, and booting {release} needs a restart; allow it (reboot_ok: "
+                "true), or do without (state: installed)"
             )
         if wish.health_timeout >= 0 and 0 < wish.trial_timeout <= wish.health_timeout:
             no.append(
@@ -253,7 +255,7 @@ def plan(wish: KernelWish, host: Host) -> BootPlan:
                 f"dpkg --configure linux-image-{host.running}"
             )
         if not host.systemd:
-            no.append("systemd does not run here; the timer that gives up a trial needs it")
+            no.append("systemd is not running on this host; the timer that gives up a trial needs it")
         no += loader.faults
         # Without the one that runs there is no way back.
         no += [
@@ -264,7 +266,9 @@ def plan(wish: KernelWish, host: Host) -> BootPlan:
         live = sorted(name for name, status in host.instances.items() if status in LIVE)
         if live and not wish.stop_instances:
             names = ", ".join(f"{name} ({host.instances[name]})" for name in live)
-            no.append(f"instances are not stopped: {names}; stop them, or set instances to stop")
+            no.append(
+                f"instances are not stopped: {names}; stop them, or have them stopped (instances: stop)"
+            )
         options = host.options.get(release)
         if options is not None and loader.variables and (lacks := without_variables(options, wish.cmdline)):
             no.append(f"{release} {lacks}, so it could not be made the default of {loader.loader}")
@@ -277,8 +281,8 @@ def plan(wish: KernelWish, host: Host) -> BootPlan:
                     )
         if not host.watchdog:
             warnings.append(
-                f"no hardware watchdog: should {release} hang before systemd starts and not panic, somebody "
-                "has to reset the host"
+                f"there is no hardware watchdog: if {release} hangs before systemd starts and does not "
+                "panic, somebody has to reset the host"
             )
     else:
         live = []

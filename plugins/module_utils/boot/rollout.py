@@ -64,7 +64,9 @@ class Rollout:
         if (todo.install or todo.boot) and todo.release not in loader.look().entries:
             loader.refresh()
             if todo.release not in loader.look().entries:
-                raise Failure(f"the boot menu has no entry for {todo.release}; is it in /boot?")
+                raise Failure(
+                    f"the boot menu has no entry for {todo.release}; check that its files are in /boot"
+                )
         if todo.install or todo.boot:
             self._keep_default(self.host.running())
 
@@ -76,7 +78,7 @@ class Rollout:
             return
         entry = now.entries.get(release)
         if not entry:
-            raise Failure(f"the boot menu has no entry for {release} any more; who removed it?")
+            raise Failure(f"the boot menu no longer has an entry for {release}; run again")
         if not now.remembers:
             loader.remember()
         loader.default(entry)
@@ -150,8 +152,8 @@ class Rollout:
             self._check_default(loader, seen.running)
             if not (once := loader.look().once).startswith(TRIAL_ID):
                 raise Failure(
-                    f"the boot loader starts {once or 'nothing'} once after the trial was chosen; the host "
-                    "was not restarted"
+                    f"the boot loader would start {once or 'its default'}, not the trial that was chosen; "
+                    "the host was not restarted"
                 )
             os.sync()
             self._restart()
@@ -178,7 +180,7 @@ class Rollout:
         now = loader.look()
         if now.releases.get(now.default) != running:
             raise Failure(
-                f"{now.loader} starts {now.default or 'nothing that is known'} by default, not the running "
+                f"{now.loader} would start {now.default or 'an unknown entry'} by default, not the running "
                 f"kernel {running}; the host was not restarted"
             )
 
@@ -218,7 +220,8 @@ class Rollout:
             self.tidy()
         except PROBLEMS as second:
             raise Failure(
-                f"{_say(error)}; nor could the trial of {note.release} be taken back: {_say(second)}. The "
+                f"{_say(error)}; the trial of {note.release} could not be taken back either: "
+                f"{_say(second)}. The "
                 "next start of this host may be that trial, which ends by itself; the next run takes it back",
                 getattr(error, "details", None),
             ) from error
@@ -226,8 +229,8 @@ class Rollout:
             self._keep_default(note.previous)
         except PROBLEMS as second:
             raise Failure(
-                f"{_say(error)}; nor could {note.previous} be made the default again: {_say(second)}. The "
-                f"next start of this host may be {note.release}, without a trial; see to that first",
+                f"{_say(error)}; {note.previous} could not be made the default again either: {_say(second)}. "
+                f"The next start of this host may be {note.release}, without a trial; mend that first",
                 getattr(error, "details", None),
             ) from error
         raise error
@@ -260,7 +263,7 @@ class Rollout:
             self._demand(seen.state, Event.APPROVE, seen.note)
         entry = entry_for(seen.boot, todo.release, cmdline)
         if not entry:
-            raise Failure(f"the boot menu has no entry for {todo.release} any more; who removed it?")
+            raise Failure(f"the boot menu no longer has an entry for {todo.release}; run again")
         if seen.note is None:
             self._make_default(todo.release, cmdline, entry)
             if not cmdline:
@@ -289,7 +292,7 @@ class Rollout:
             ).stdout.strip()
             if ending in ("active", "activating", "reloading"):
                 raise Failure(
-                    "the time of the trial was over, and the host is about to go back; give it more"
+                    "the trial has run out of time, and the host is about to go back; give more trial_timeout"
                 )
             self._make_default(note.release, note.cmdline, note.entry)
         except PROBLEMS as error:
@@ -334,7 +337,7 @@ class Rollout:
             self.tidy()
         except PROBLEMS as error:
             return [
-                f"{release} is the default, but what is left of its trial could not be removed: "
+                f"{release} is the default, but the rest of its trial could not be removed: "
                 f"{_say(error)}. The next run removes it"
             ]
         return []

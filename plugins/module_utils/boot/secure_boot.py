@@ -101,6 +101,6 @@ def fault(image: bytes, databases: list[bytes] | None) -> str:
     if databases is not None and not knows(databases, signed):
         return (
             "is signed by a certificate that the firmware does not know; enrol it in db, or build the kernel "
-            "with sign of kernel_build and one that is there"
+            "with sign of kernel_build and a certificate that is enrolled"
         )
     return ""

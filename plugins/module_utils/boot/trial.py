@@ -274,7 +274,7 @@ def describe(state: State, note: Note | None) -> str:
             "it is back"
         ),
         State.PROMOTED: f"{release} was found healthy and is the default already",
-    }.get(state, f"the trial of {release} is not running; it is {state.value}")
+    }.get(state, f"the trial of {release} is not running (state: {state.value})")
 
 
 def tidying(state: State, note: Note | None) -> str:
@@ -366,7 +366,7 @@ def judge(wanted: Mapping[str, Any], seen: Mapping[str, Any]) -> list[str]:
     """Every reason why a kernel is not healthy (yet)."""
     bad = []
     if seen["release"] != wanted["release"]:
-        bad.append(f"{seen['release']} runs, not {wanted['release']}")
+        bad.append(f"{seen['release']} is running, not {wanted['release']}")
     if wanted.get("boot_id") and seen["boot_id"] == wanted["boot_id"]:
         bad.append("the host did not restart: its boot id is the same")
     if wanted.get("token") and seen["token"] != wanted["token"]:
@@ -376,10 +376,10 @@ def judge(wanted: Mapping[str, Any], seen: Mapping[str, Any]) -> list[str]:
     if seen["system"] in ("starting", "initializing"):
         bad.append(f"the system is still {seen['system']}")
     if seen["system"] in ("maintenance", "stopping"):
-        bad.append(f"the system is in the state {seen['system']}")
+        bad.append(f"the state of the system is {seen['system']}")
     bad += [f"unit {name} is {state}" for name, state in seen["units"].items() if state != "active"]
     new = sorted(set(seen["failed_units"]) - set(wanted.get("failed_units", ())))
-    bad += [f"unit {name} failed, which it did not on the earlier kernel" for name in new]
+    bad += [f"unit {name} failed, but not on the earlier kernel" for name in new]
     for check in seen["checks"]:
         if check["rc"]:
             output = (check["stderr"] or check["stdout"]).strip().splitlines()

@@ -82,7 +82,8 @@ class Builder:
             there = os.statvfs(self.cache.root)
             raise Failure(
                 f"there is no space left: {self.cache.root} has "
-                f"{there.f_bavail * there.f_frsize >> 20} MiB and {there.f_favail} files free, a build needs "
+                f"{there.f_bavail * there.f_frsize >> 20} MiB and {there.f_favail} files free, but a build "
+                "needs "
                 f"{FREE_BYTES >> 20} MiB; make room, and the next run continues the build\n{error}",
                 **getattr(error, "details", {}),
             ) from error
@@ -124,7 +125,7 @@ class Builder:
         self.work.mkdir(parents=True)
         if (free := shutil.disk_usage(self.work).free) < FREE_BYTES:
             raise Failure(
-                f"{self.work} has {free >> 20} MiB free, a build needs {FREE_BYTES >> 20} MiB; "
+                f"{self.work} has {free >> 20} MiB free, but a build needs {FREE_BYTES >> 20} MiB; "
                 "make room or give another cache_dir"
             )
         self.progress.enter("fetch", self.inputs.source.name)
@@ -132,7 +133,7 @@ class Builder:
         self.progress.enter("unpack", archive.name)
         tree = unpack(archive, self.work)
         timestamp = int((tree / "Makefile").stat().st_mtime)
-        self.progress.enter("patch", f"{len(self.patches)} patches")
+        self.progress.enter("patch", f"{len(self.patches)} patch{'' if len(self.patches) == 1 else 'es'}")
         for patch in self.patches:
             apply_patch(tree, patch, patch.name)
         for name, text, replaced in self.format.edits:
@@ -202,7 +203,10 @@ class Builder:
         if code:
             raise Failure(
                 "\n".join(
-                    [f"make failed with {code}; the log is {self.log}", *error_lines(read_text(self.log))]
+                    [
+                        f"make ended with status {code}; its log is {self.log}",
+                        *error_lines(read_text(self.log)),
+                    ]
                 ),
                 cmd=argv,
                 rc=code,
@@ -222,9 +226,7 @@ class Builder:
             package.unlink()
         self._make(tree, environment, config)
         if sha256_file(image) != signed:
-            raise Failure(
-                f"make has linked {image} anew when it packed it, and the signature is lost: run again"
-            )
+            raise Failure(f"make linked {image} again when it packed it, so the signature is lost: run again")
         for package in self.work.glob(self.format.results):
             packed = self.work / f"packed-{image.name}"
             self._take_out_image(package, packed)
@@ -260,13 +262,14 @@ class Builder:
         release = done.stdout.split()[-1] if done.stdout.split() else ""
         if not release.endswith(self.inputs.local_suffix()):
             raise Failure(
-                f"the kernel would call itself {release!r}, without {self.inputs.local_suffix()} at the end: "
-                "the series has to leave LOCALVERSION alone, the configuration CONFIG_LOCALVERSION_AUTO off"
+                f"the kernel's release would be '{release}', without {self.inputs.local_suffix()} at the "
+                "end: the series must not change LOCALVERSION, and CONFIG_LOCALVERSION_AUTO has to stay off"
             )
         if len(release) > LONGEST_RELEASE:
             raise Failure(
-                f"the kernel would call itself {release}, {len(release)} characters, of which a kernel takes "
-                f"{LONGEST_RELEASE}: give a shorter local_version, or CONFIG_LOCALVERSION"
+                f"the kernel's release would be {release}, {len(release)} characters, but a kernel takes "
+                "at most "
+                f"{LONGEST_RELEASE}: give a shorter local_version or CONFIG_LOCALVERSION"
             )
         return release
 
@@ -277,13 +280,13 @@ class Builder:
         self.progress.enter("collect")
         built = (tree / "include/config/kernel.release").read_text(encoding="utf-8").strip()
         if built != release:
-            raise Failure(f"the kernel calls itself {built}, and it was to be {release}: run again")
+            raise Failure(f"the kernel's release is {built} instead of {release}: run again")
         out = self.work / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
         packages = sorted(self.work.glob(self.format.results))
         if not packages:
-            raise Failure(f"make made no package in {self.work}: see {self.log}")
+            raise Failure(f"make built no package in {self.work}: see {self.log}")
         for package in packages:
             shutil.copy2(package, out)
         # Spawned kernels are loaded from the ELF image: its notes and headers stay, what debuggers want goes.

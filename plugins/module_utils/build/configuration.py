@@ -142,8 +142,8 @@ class Configuration:
                 continue
             defaults[symbol] = default
             self.warn(
-                f"{line} of the configuration that is built upon names a file that this source has not; "
-                f'it is set to "{default}". Say what it is to be in a fragment'
+                f"{line} of the base configuration names a file that this source does not have; it is set to "
+                f'"{default}". To change that, set it in a fragment'
             )
         if reasons:
             raise Failure("\n".join(["files that the configuration names are missing:", *reasons]))
@@ -155,8 +155,9 @@ class Configuration:
             dropped = base.get(symbol) == "y" and config.get(symbol) != "y" and symbol not in self.wanted
             if dropped and symbol not in self.warned:
                 self.warn(
-                    f"the kernel will be without CONFIG_{symbol}=y of the configuration that is built upon: "
-                    f"Kconfig is not content with {tool} on the build host, or with something else it needs"
+                    f"the kernel will lack CONFIG_{symbol}=y of the base configuration: Kconfig does not "
+                    "accept "
+                    f"{tool} on the build host, or something else that it needs"
                 )
 
     def warn_of_absent(self, toolchain: Sequence[str]) -> None:
@@ -166,8 +167,9 @@ class Configuration:
             if base.get(symbol) == "y" and symbol not in self.wanted and absent(symbol, toolchain):
                 self.warned.add(symbol)
                 self.warn(
-                    f"the kernel will be without CONFIG_{symbol}=y of the configuration that is built upon: "
-                    f"there is no {tool} on the build host; install the packages: {package}"
+                    f"the kernel will lack CONFIG_{symbol}=y of the base configuration: there is no {tool} "
+                    "on "
+                    f"the build host; install {package}"
                 )
 
 
@@ -223,7 +225,7 @@ def check_signable(config: Mapping[str, str]) -> None:
         wanting += [name for name in ("MODULE_SIG", "MODULE_SIG_ALL") if config.get(name) != "y"]
     if wanting:
         lines = ", ".join(f"CONFIG_{name}=y" for name in wanting)
-        raise Failure(f"sign: such a kernel cannot be signed as a whole; a fragment has to have {lines}")
+        raise Failure(f"sign: this kernel cannot be signed as a whole; set {lines} in a fragment")
 
 
 def lost_error(tree: Path, lost: Sequence[tuple[kconfig.Option, str]], config: Mapping[str, str]) -> Failure:
@@ -233,13 +235,12 @@ def lost_error(tree: Path, lost: Sequence[tuple[kconfig.Option, str]], config: M
     reasons = []
     for option, value in lost:
         if option.symbol in unknown:
-            reason = "this source has no such symbol (is the series complete?)"
+            reason = "this source has no such symbol; check that the series is complete"
         elif value == "n":
             why = kconfig.why_unset(option.symbol, texts, config)
             reason = f"it is not set in the result: {why or 'something it depends on is missing'}"
         else:
-            reason = f"the result has {value}: the symbol is selected or limited by another"
+            reason = f"the result has {value}: another symbol selects or limits it"
         reasons.append(f"{option} ({option.where}): {reason}")
-    return Failure(
-        f"{len(lost)} wanted options are not in the final .config:\n" + "\n".join(reasons), lost=reasons
-    )
+    are = "option is" if len(lost) == 1 else "options are"
+    return Failure(f"{len(lost)} wanted {are} not in the final .config:\n" + "\n".join(reasons), lost=reasons)

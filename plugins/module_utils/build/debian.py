@@ -194,7 +194,7 @@ class Archive:
                 shutil.rmtree(incoming, ignore_errors=True)
         if (digest := sha256_file(path)) != source.sha256:
             raise Failure(
-                f"{path} has sha256 {digest}, the archive says {source.sha256}: remove it and try again"
+                f"{path} has sha256 {digest}, but the archive says {source.sha256}: remove it and try again"
             )
         write_file(path.with_name(f"{path.name}.sha256"), source.sha256 + "\n")
         return path

@@ -77,8 +77,8 @@ class Git:
             remedy = ""
             if "dubious ownership" in str(error.details.get("stderr")):
                 remedy = (
-                    ". What belongs to another user is not used: run the task as its owner (become_user), "
-                    "or have it belong to the user that the task runs as"
+                    ". A repository of another user is not used: run the task as its owner (become_user), "
+                    "or give the repository to the user that the task runs as"
                 )
             raise Failure(masked(str(error)) + remedy) from None  # no command line: it has the address
 
@@ -129,13 +129,13 @@ class Git:
         what = f"tag {tag} of {masked(self.url)}"
         if self.git(f"read {what}", "cat-file", "-t", tag_object).strip() != "tag":
             raise Failure(
-                f"{what} is not signed: it is no annotated tag, and a keyring was given. "
+                f"{what} is not signed: it is not an annotated tag, but a keyring was given. "
                 "Have it signed, or leave keyring out and give commit"
             )
         text, signature = split_tag(self.git(f"read {what}", "cat-file", "tag", tag_object))
         if not signature:
             raise Failure(
-                f"{what} is not signed with OpenPGP, and a keyring was given. "
+                f"{what} is not signed with OpenPGP, but a keyring was given. "
                 "Have it signed, or leave keyring out and give commit"
             )
         data, seal = scratch / "tag", scratch / "tag.asc"

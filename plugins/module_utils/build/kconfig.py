@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ..common.dotconfig import lines_of, parse_line
 from ..common.errors import Refused
+from ..common.text import shown
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def parse_fragment(text: str, name: str) -> list[Option]:
             # "# CONFIG_X is not set" is the one comment that means something: do not let a slip of it pass.
             if line and (not line.startswith("#") or re.match(r"^#\s*CONFIG_\w+\s+is\s+not", line)):
                 forms = "CONFIG_NAME=value or '# CONFIG_NAME is not set'"
-                problems.append(f"{where}: {line!r} is not an option; write {forms}")
+                problems.append(f"{where}: {shown(line)} is not an option; write {forms}")
             continue
         option = Option(*parsed, where)
         earlier = options.get(option.symbol)
@@ -228,7 +229,7 @@ def why_unset(symbol: str, texts: Iterable[str], config: Mapping[str, str]) -> s
         return ""
     settable = [definition for definition in found if definition.prompt]
     if not settable:
-        return "nobody can set it, other options select it"
+        return "it cannot be set directly, only other options select it"
     missing = [unmet(definition, config) for definition in settable]
     if all(missing):
         return "it depends on " + ", or on ".join(" and ".join(parts) for parts in missing)

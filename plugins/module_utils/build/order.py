@@ -14,6 +14,7 @@ from typing import Any
 
 from ..common.errors import Refused
 from ..common.files import native, read_text, sha256, sha256_file, text_of
+from ..common.text import shown
 from . import kconfig, sign
 from .builder import Builder
 from .cache import Cache
@@ -101,7 +102,7 @@ def _value_reasons(params: Mapping[str, Any]) -> Reasons:
     reasons = []
     if not re.fullmatch(r"(-[a-z0-9.+]+)*", params["local_version"]):
         reasons.append(
-            f"local_version {params['local_version']!r} cannot be part of a package name; "
+            f"local_version {shown(params['local_version'])} cannot be part of a package name; "
             "use lower case letters, digits, dot and plus, with a leading hyphen, such as -mkops"
         )
     if params["jobs"] < 0:
@@ -140,7 +141,7 @@ def _parsed(fragments: Sequence[Path], reasons: Reasons) -> list[list[kconfig.Op
         except OSError as error:
             reasons.append(f"config fragment {path}: {error.strerror}")
         except ValueError:  # a name that no file can have
-            reasons.append(f"config fragment {path} is no file")
+            reasons.append(f"config fragment {path} is not a file")
         except Refused as refused:
             reasons += refused.reasons
     return parsed
@@ -150,7 +151,7 @@ def _patches(series: str | None, reasons: Reasons) -> list[Path]:
     if not series:
         return []
     if not native(series).is_dir():
-        reasons.append(f"series {series} is no directory on the build host")
+        reasons.append(f"series {series} is not a directory on the build host")
         return []
     try:
         paths = read_series(native(series))
@@ -171,16 +172,17 @@ def _source_reasons(source: Mapping[str, Any]) -> Reasons:
     if not source["path"]:
         if native(source["keyring"]).is_file():
             return []
-        return [f"source.keyring {source['keyring']} is no file; install debian-archive-keyring"]
+        return [f"source.keyring {source['keyring']} is not a file; install debian-archive-keyring"]
     path = native(source["path"])
     if path.is_dir():
         if read_marker(path):
             return []
-        what = f"source.path {path} is a directory that kernel_source has not made"
-        return [f"{what}: have it make one, or give an archive"]
-    reasons = [] if path.is_file() else [f"source.path {path} is no file on the build host"]
+        what = f"source.path {path} is a directory that was not made by kernel_source"
+        return [f"{what}: make it with that, or give an archive"]
+    reasons = [] if path.is_file() else [f"source.path {path} is not a file on the build host"]
     if not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", source["checksum"] or ""):
-        reasons.append(f"source.checksum {source['checksum']!r} is not of the form sha256:HEX")
+        given = f"source.checksum {shown(source['checksum'])} is not" if source["checksum"] else ""
+        reasons.append(f"{given or 'source.path needs source.checksum,'} of the form sha256:HEX")
     return reasons
 
 

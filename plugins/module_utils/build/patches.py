@@ -56,7 +56,7 @@ def read_series(directory: Path) -> list[Path]:
             what = "the option" if options[0].startswith("-") else "a second word,"
             reasons.append(
                 f"{where} has {what} {shown(' '.join(options))}: patches are applied with -p1 "
-                "and nothing else; make the patch anew, or take it out"
+                "and nothing else; make the patch again for that, or remove it"
             )
         if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
             reasons.append(f"{where} lies outside of the series: put the patch below {directory}")
@@ -98,7 +98,7 @@ def read_patch(path: Path, name: str) -> list[Change]:
         if files:
             found.append(Change(part, text, files))
         elif len(mails) > 1 and _PATCH.search(subject):
-            raise Refused(f"patch {part} has nothing to apply: there is no unified diff in {subject!r}")
+            raise Refused(f"patch {part} has nothing to apply: there is no unified diff in '{subject}'")
     if not found:
         raise Refused(f"patch {name} has nothing to apply: there is no unified diff in it")
     return found
@@ -248,14 +248,14 @@ def _hunks(lines: list[bytes], at: int, name: str) -> tuple[list[bytes], int]:
         elif old < 0 or new < 0 or (after[:1] in (b"+", b"-") and not re.match(rb"--(\s|-|$)", after)):
             raise _damaged(name, begin, at)
     if not changes:
-        raise Refused(f"patch {name} has nothing to apply: line {at} ends hunks that change nothing")
+        raise Refused(f"patch {name} has nothing to apply: the hunks that end in line {at} change nothing")
     return kept, at
 
 
 def _damaged(name: str, begin: int, at: int) -> Refused:
     return Refused(
-        f"patch {name} is damaged: the hunk in line {begin + 1} has not as many lines as it says "
-        f"(see line {at + 1}); get it again, not through a program that wraps lines"
+        f"patch {name} is damaged: the hunk in line {begin + 1} does not have as many lines as it says "
+        f"(see line {at + 1}); get it again, in a way that does not wrap lines"
     )
 
 
@@ -295,8 +295,8 @@ def _nothing_lost(tree: Path, change: Change) -> None:
     for name in sorted(moved[b"to"] - moved[b"from"]):
         if os.path.lexists(tree / os.fsdecode(name)):
             raise Failure(
-                f"patch {change.name} does not apply: it makes {_shown(name)} of another file, and that is "
-                "there already"
+                f"patch {change.name} does not apply: it renames or copies a file to {_shown(name)}, which "
+                "exists already"
             )
 
 

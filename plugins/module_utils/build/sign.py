@@ -33,12 +33,12 @@ class Signer:
         found = []
         for name, path in (("key", self.key), ("certificate", self.certificate)):
             if not path.is_file():
-                found.append(f"sign.{name} {path} is no file on the build host")
+                found.append(f"sign.{name} {path} is not a file on the build host")
         if found:
             return found
         mode = self.key.stat().st_mode & 0o777
         if mode & 0o077:
-            found.append(f"sign.key {self.key} has mode {mode:04o}: others can read it; chmod 0600 it")
+            found.append(f"sign.key {self.key} has mode {mode:04o}, so others can read it: set mode 0600")
         public = []
         for name, path, tool, options in (
             ("key", self.key, "pkey", ("-passin", "pass:", "-pubout")),
@@ -47,9 +47,11 @@ class Signer:
             try:
                 public.append(must(("openssl", tool, "-in", path, *options), f"read the {name}").stdout)
             except Failure:
-                found.append(f"sign.{name} {path} cannot be read: it has to be PEM, without a passphrase")
+                found.append(
+                    f"sign.{name} {path} cannot be read: it has to be a PEM file without a passphrase"
+                )
         if len(public) == 2 and public[0] != public[1]:
-            found.append(f"sign.certificate {self.certificate} is not that of sign.key {self.key}")
+            found.append(f"sign.certificate {self.certificate} does not belong to sign.key {self.key}")
         return found
 
     def fingerprint(self) -> str:

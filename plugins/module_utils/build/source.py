@@ -28,6 +28,7 @@ from ..common.command import must
 from ..common.errors import Failure
 from ..common.files import native, read_record, sha256, sha256_file, text_of, write_file
 from ..common.lock import locked
+from ..common.text import shown
 from .address import file_name, is_remote, masked
 from .cache import TRASH, discard
 from .debian import Archive
@@ -48,7 +49,7 @@ Download = Callable[[str, Path], None]
 def checksum_reasons(what: str, checksum: str | None) -> list[str]:
     if checksum is None or re.fullmatch(r"sha256:[0-9a-fA-F]{64}", checksum):
         return []
-    return [f"{what}: checksum {checksum!r} is not of the form sha256:HEX"]
+    return [f"{what}: checksum {shown(checksum)} is not of the form sha256:HEX"]
 
 
 def digits(checksum: str) -> str:
@@ -136,8 +137,8 @@ class Fetcher:
     def _check(self, what: str, path: Path, checksum: str | None) -> None:
         if checksum and (have := sha256_file(path)) != digits(checksum):
             raise Failure(
-                f"{what} has sha256 {have}, wanted is {digits(checksum)}: it is not what it should be; "
-                "find out why before you change the checksum"
+                f"{what} has sha256 {have} instead of {digits(checksum)}: find out why before you change the "
+                "checksum"
             )
 
 
@@ -175,7 +176,7 @@ def archive_origin(
     else:
         identity = {"archive": sha256_file(native(src))}
     if signature and keyring is None:
-        raise Failure(f"archive {masked(src)}: signature needs keyring, which has the key that made it")
+        raise Failure(f"archive {masked(src)}: signature needs a keyring with the key that made it")
     if keyring and signature:
         identity["keyring"] = sha256_file(keyring)
 
@@ -197,7 +198,7 @@ def archive_origin(
 
 def directory_origin(path: Path) -> Origin:
     if not (path / "Kbuild").is_file():
-        raise Failure(f"directory {path} is no kernel tree: it has no file Kbuild")
+        raise Failure(f"directory {path} is not a kernel tree: it has no file Kbuild")
 
     def place(directory: Path) -> Path:
         tree = directory / "linux"
@@ -215,13 +216,13 @@ def git_origin(git: Git, tag: str | None, commit: str | None, keyring: Path | No
         tag_object, found = git.tag_commit(tag)
         if commit and commit != found:
             raise Failure(
-                f"tag {tag} of {masked(git.url)} is commit {found}, wanted is {commit}: the tag was moved"
+                f"tag {tag} of {masked(git.url)} is commit {found} instead of {commit}: the tag was moved"
             )
         commit = found
     if commit is None:
-        raise Failure(f"git {masked(git.url)}: say tag or commit")
+        raise Failure(f"git {masked(git.url)}: give tag or commit")
     if keyring and not tag:
-        raise Failure(f"git {masked(git.url)}: keyring verifies a tag, and none is given")
+        raise Failure(f"git {masked(git.url)}: keyring verifies a tag: give tag as well")
     wanted = commit
 
     def place(directory: Path) -> Path:
@@ -241,7 +242,7 @@ def expand(src: str, checksum: str | None, fetcher: Fetcher) -> list[Patch]:
     """The files of one entry: a directory's series, or one file. What has an address is not fetched yet."""
     if is_remote(src):
         if checksum is None:
-            raise Failure(f"patch {masked(src)}: what is fetched needs checksum")
+            raise Failure(f"patch {masked(src)}: a patch that is fetched needs a checksum")
         name = file_name(src)
         return [Patch(name, digits(checksum), lambda: fetcher.get(f"patch {masked(src)}", src, checksum))]
     paths = read_series(native(src)) if native(src).is_dir() else [native(src)]

@@ -50,7 +50,7 @@ def missing_tools(more: Mapping[str, str]) -> list[str]:
     if not absent:
         return []
     packages = " ".join(sorted({needed[tool] for tool in absent}))
-    return [f"{', '.join(absent)} missing on the build host; install the packages: {packages}"]
+    return [f"not on the build host: {', '.join(absent)}; install {packages}"]
 
 
 def toolchain() -> tuple[str, ...]:

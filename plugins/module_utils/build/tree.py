@@ -24,7 +24,8 @@ def unpack(archive: Path, directory: Path) -> Path:
         must(["dpkg-deb", "-x", archive, package], f"unpack {archive}", inherit=True)
         inner = sorted(package.glob("usr/src/linux-source-*.tar.*"))
         if len(inner) != 1:
-            raise Failure(f"{archive} is no linux-source package: {len(inner)} archives in /usr/src, not one")
+            count = f"{len(inner)} archives in /usr/src instead of one"
+            raise Failure(f"{archive} is not a linux-source package: it has {count}")
         must(["tar", "-xf", inner[0], "-C", directory], f"unpack {inner[0].name}", inherit=True)
         shutil.rmtree(package)
     else:
@@ -32,7 +33,7 @@ def unpack(archive: Path, directory: Path) -> Path:
     trees = [path for path in directory.iterdir() if (path / "Kbuild").is_file()]
     if len(trees) != 1:
         raise Failure(
-            f"{archive} holds {len(trees)} kernel trees at its top, not one: a tree has a file Kbuild"
+            f"{archive} has {len(trees)} kernel trees at its top instead of one: a tree has a file Kbuild"
         )
     return trees[0]
 

@@ -166,4 +166,5 @@ def absence_reasons(machine: Machine, name: str) -> list[str]:
     """That there is no instance of that name, and which there are."""
     if name in machine.instances:
         return []
-    return [f"there is no instance {name} (there is {', '.join(machine.instances) or 'none'})"]
+    known = f"choose from {', '.join(machine.instances)}" if machine.instances else "there are none"
+    return [f"there is no instance {name}: {known}"]

@@ -92,7 +92,7 @@ def test_a_refusal_names_host_kernel_and_reasons(rig, check_mode):
     assert rig.calls == ["plan"]
     assert (result["failed"], result["changed"], result["outcome"]) == (True, False, "refused")
     assert result["msg"].startswith(f"kernel {NEW} on h1: keep is 1")
-    assert result["msg"].endswith("or state to installed to go without. Nothing was changed")
+    assert result["msg"].endswith("or do without (state: installed). Nothing was changed")
     assert len(result["reasons"]) == 2
     assert rig.host.files() == before
 
@@ -161,7 +161,7 @@ def test_an_unhealthy_kernel_is_given_up(either):
     either.host.bad = "sick"
     result = either.run()
     assert either.calls == [*RESTARTED, "judge", "give_up", "report"]
-    assert result["reasons"] == ["unit sick.service failed, which it did not on the earlier kernel"]
+    assert result["reasons"] == ["unit sick.service failed, but not on the earlier kernel"]
     check_back(either, result)
     # And it is the same the next time.
     check_back(either, either.run())
@@ -191,7 +191,7 @@ def test_what_came_of_the_trial_cannot_be_asked(either):
     either.replies["report"] = AnsibleConnectionFailure("gone")
     result = either.run()
     assert (result["outcome"], result["running"]) == ("fell_back", OLD)
-    assert "what is left of the trial was not removed, the next run does that" in result["msg"]
+    assert "the rest of the trial was not removed, the next run does that" in result["msg"]
     either.replies.clear()
     either.host.bad = ""
     assert either.run()["outcome"] == "promoted"
@@ -200,7 +200,7 @@ def test_what_came_of_the_trial_cannot_be_asked(either):
 def test_another_default_is_told(rig):
     rig.host.bad = "panic"
     rig.replies["report"] = {"default": "6.0.0-other", "evidence": {}, "after": "x"}
-    assert "but the default is another" in rig.run()["msg"]
+    assert "which is not the default" in rig.run()["msg"]
 
 
 @pytest.mark.parametrize("step", ["trial", "judge", "promote", "give_up", "report"])
@@ -403,7 +403,7 @@ def test_a_package_manager_that_never_ends(rig):
     rig.replies["install"] = {"busy": "/var/lib/dpkg/lock is held by process 7 (apt)"}
     result = rig.run()
     assert (result["failed"], result["outcome"], result["changed"]) == (True, "failed", False)
-    assert "/var/lib/dpkg/lock is held by process 7 (apt), for 600 s" in result["msg"]
+    assert "/var/lib/dpkg/lock is held by process 7 (apt)" in result["msg"]
 
 
 def test_old_kernels_that_could_not_be_removed_are_a_warning_and_go_next_time(either):

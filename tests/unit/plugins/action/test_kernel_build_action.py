@@ -146,7 +146,7 @@ def test_a_series_that_cannot_be_sent(make_action, tmp_path):
     (tmp_path / "series/series").write_text("../a.config\n")
     with pytest.raises(AnsibleActionFail, match="lies outside of the series"):
         make_action("ssh", series="series")._arguments()
-    with pytest.raises(AnsibleActionFail, match=r"series .*a\.config is no directory"):
+    with pytest.raises(AnsibleActionFail, match=r"series .*a\.config is not a directory"):
         make_action("ssh", series="a.config")._arguments()
     (tmp_path / "full").mkdir()
     (tmp_path / "full/a.patch").touch()

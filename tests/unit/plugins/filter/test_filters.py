@@ -40,7 +40,7 @@ def test_filters(name, arguments, result):
         ("size_human", ["0.3K"], "whole number"),
         ("instance_addresses", [[], "10.0.0.1/24"], "the network is 10.0.0.0/24"),
         ("instance_addresses", [[], "x"], "'x' is not a network"),
-        ("instance_addresses", [["web"], "10.0.0.0/24"], "'web' is no instance"),
+        ("instance_addresses", [["web"], "10.0.0.0/24"], "'web' is not an instance"),
         ("instance_addresses", [[{"name": "a", "id": 255}], "10.0.0.0/24"], "no address number 255 for a"),
     ],
 )

@@ -50,7 +50,7 @@ def test_a_name_alone_takes_nothing_away():
 
 @pytest.mark.parametrize(
     ("value", "kind"),
-    [([{"name": "web"}], "a list"), ("web", "a text"), (3, "a number"), (True, "a truth value")],
+    [([{"name": "web"}], "a list"), ("web", "a string"), (3, "a number"), (True, "true or false")],
 )
 def test_what_is_no_dictionary_is_named(value, kind):
     with pytest.raises(AnsibleError) as error:

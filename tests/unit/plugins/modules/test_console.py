@@ -87,7 +87,7 @@ def test_check_mode_sends_nothing(host, run_module):
 @pytest.mark.parametrize(
     ("params", "word"),
     [
-        ({"name": "none"}, "there is no instance none (there is dead, web)"),
+        ({"name": "none"}, "there is no instance none: choose from dead, web"),
         ({"name": "dead", "send": "x"}, "instance dead is loaded and reads no input"),
         ({"name": "web", "expect": "("}, "expect: '(' is not a regular expression"),
     ],

@@ -198,8 +198,12 @@ def test_old_kernels_go_but_never_those_that_are_needed(either):
 @pytest.mark.parametrize(
     ("change", "params", "reason"),
     [
-        ({}, {"reboot_ok": False}, "set reboot_ok to true"),
-        ({}, {"packages": None}, f"{NEW} is not installed and no packages are given; installed are {OLD}"),
+        ({}, {"reboot_ok": False}, "allow it (reboot_ok: true)"),
+        (
+            {},
+            {"packages": None},
+            f"{NEW} is not installed and no packages are given; give them, or an installed one: {OLD}",
+        ),
         ({}, {"cmdline": "a;b"}, "words that a boot menu cannot hold: a;b"),
         ({}, {"keep": 1}, "keep is 1"),
         ({}, {"cmdline": "quiet -- verbose"}, "cmdline has --, behind which"),
@@ -223,7 +227,7 @@ def test_old_kernels_go_but_never_those_that_are_needed(either):
         ),
         ({"/boot/grub/grub.cfg": ""}, {}, "neither GRUB with"),
         ({"/boot/grub/grub.cfg": "set timeout=-1\n"}, {}, "GRUB waits for a key"),
-        ({"/boot/grub/grub.cfg": "x\n"}, {}, "does not boot an entry once and forget that"),
+        ({"/boot/grub/grub.cfg": "x\n"}, {}, "does not boot an entry once and then forget it"),
         ({"/boot/grub/grub.cfg": "x\n"}, {}, "does not read custom.cfg"),
         ({"/boot/grub/grub.cfg": "x\n"}, {}, f"the running kernel {OLD} is not in the menu of GRUB"),
     ],
@@ -266,7 +270,7 @@ def test_what_could_not_be_judged_is_told_before_the_restart(either, health, rea
 
 def test_no_systemd(machine):
     machine.at("/run/systemd/system").rmdir()
-    assert "systemd does not run here" in phase(machine, "plan")["reasons"][0]
+    assert "systemd is not running on this host" in phase(machine, "plan")["reasons"][0]
 
 
 def test_instances_that_may_be_stopped_are_named(machine, monkeypatch):
@@ -297,7 +301,7 @@ def test_a_failure_while_arming_leaves_the_old_kernel(machine, fault):
 
 
 def test_a_package_of_another_kernel_is_not_installed(machine):
-    with pytest.raises(Failure, match="none of them is linux-image"):
+    with pytest.raises(Failure, match="is not among the packages"):
         phase(machine, "install", packages=["/tmp/6.0.0-other.deb"])
     assert machine.debs == {OLD}
 
@@ -331,7 +335,7 @@ def test_unhealthy_kernels(either):
     trial = phase(either, "trial")["trial"]
     wrong = phase(either, "judge", trial=trial)["reasons"]
     assert wrong == [
-        f"{OLD} runs, not {NEW}",
+        f"{OLD} is running, not {NEW}",
         "the host did not restart: its boot id is the same",
         "this boot is not the trial: its token is not on the command line",
     ]
@@ -340,7 +344,7 @@ def test_unhealthy_kernels(either):
     health = {"units": ["ssh.service", "db.service"], "checks": [["/bin/false"]]}
     assert phase(either, "judge", trial=trial, health=health)["reasons"] == [
         "unit db.service is failed",
-        "unit db.service failed, which it did not on the earlier kernel",
+        "unit db.service failed, but not on the earlier kernel",
         "check /bin/false ended with status 1",
     ]
 
@@ -476,7 +480,7 @@ def test_a_damaged_copy_on_the_boot_partition(uefi):
     uefi.file(f"/efi/t0ken/{NEW}/linux", "imag")
     (reason,) = phase(uefi, "plan")["reasons"]
     assert f"run kernel-install add {NEW}" in reason
-    with pytest.raises(Failure, match="is not /boot/vmlinuz-"):
+    with pytest.raises(Failure, match="differs from /boot/vmlinuz-"):
         phase(uefi, "trial")
 
 
@@ -500,7 +504,7 @@ def test_efi_variables_that_are_read_only(uefi, monkeypatch):
     monkeypatch.setattr(boot_loaders.os, "access", lambda path, mode: path != variables and real(path, mode))
     before = uefi.files()
     assert phase(uefi, "plan")["reasons"] == [
-        "/sys/firmware/efi/efivars cannot be written; mount efivarfs there, read and write"
+        "/sys/firmware/efi/efivars cannot be written; mount efivarfs there read-write"
     ]
     with pytest.raises(Failure, match="cannot be written"):
         phase(uefi, "install")
@@ -517,7 +521,7 @@ def test_efi_variables_that_are_not_there(uefi, grub):
     before = uefi.files()
     (reason,) = phase(uefi, "plan")["reasons"]
     assert reason.startswith(
-        "the EFI variables cannot be read, and with /efi/EFI/systemd/systemd-bootx64.efi"
+        "the EFI variables cannot be read, and /efi/EFI/systemd/systemd-bootx64.efi exists"
     )
     with pytest.raises(Failure, match="mount efivarfs on /sys/firmware/efi/efivars"):
         phase(uefi, "install")
@@ -546,7 +550,7 @@ def test_other_boot_loaders_are_named_and_refused(uefi):
     uefi.set("LoaderInfo", "rEFInd 0.14.2")
     uefi.file("/boot/grub/grub.cfg", HEAD.format(default="0") + ENTRY.format(OLD) + TAIL)
     assert phase(uefi, "plan")["reasons"] == [
-        "rEFInd 0.14.2 starts this host; supported are GRUB and systemd-boot"
+        "rEFInd 0.14.2 starts this host; only GRUB and systemd-boot are supported"
     ]
 
 
@@ -585,7 +589,7 @@ def test_the_default_entry_disappears_before_the_restart(uefi):
 def test_the_entry_disappears_before_the_trial_is_armed(uefi):
     phase(uefi, "install")
     uefi.at(f"{uefi.ENTRIES}/t0ken-{NEW}.conf").unlink()
-    with pytest.raises(Failure, match=f"systemd-boot has no entry for {NEW} any more"):
+    with pytest.raises(Failure, match=f"systemd-boot no longer has an entry for {NEW}"):
         boot_loaders.find(uefi).arm(NEW, ["panic=10"])
     assert uefi.variable("LoaderEntryOneShot") == ""
     assert uefi.ours() == ""
@@ -596,7 +600,7 @@ def test_the_entry_disappears_before_the_promotion(uefi):
     trial = phase(uefi, "trial")["trial"]
     assert uefi.boot() == NEW
     uefi.at(f"{uefi.ENTRIES}/t0ken-{NEW}.conf").unlink()
-    with pytest.raises(Failure, match=f"no entry for {NEW} any more"):
+    with pytest.raises(Failure, match=f"no longer has an entry for {NEW}"):
         phase(uefi, "promote", trial=trial)
     assert uefi.variable("LoaderEntryDefault") == f"t0ken-{OLD}.conf"
     assert uefi.boot() == OLD
@@ -607,7 +611,7 @@ def test_a_trial_that_cannot_be_unset_is_told(uefi, monkeypatch):
     phase(uefi, "trial")
     monkeypatch.setattr(uefi, "set", lambda _name, _text: None)
     withdraw_restart(uefi.lock)
-    with pytest.raises(Failure, match=r"still starts mkops-trial\.conf once"):
+    with pytest.raises(Failure, match=r"would still start mkops-trial\.conf once"):
         Rollout(uefi).tidy()
 
 
@@ -800,7 +804,7 @@ def test_what_cannot_be_removed_after_a_promotion_is_a_warning(either, monkeypat
     result = phase(either, "promote", trial=trial)
     assert result["promoted"]
     (warning,) = result["warnings"]
-    assert f"{NEW} is the default, but what is left of its trial could not be removed: cannot" in warning
+    assert f"{NEW} is the default, but the rest of its trial could not be removed: cannot" in warning
     monkeypatch.setattr(either, "run", run)
     planned = phase(either, "plan")
     assert planned["steps"] == [f"complete the promotion of {NEW}"]
@@ -819,7 +823,7 @@ def test_a_kernel_whose_time_is_over_is_not_promoted(either, monkeypatch):
         return run(argv, purpose, **more)
 
     monkeypatch.setattr(either, "run", going)
-    with pytest.raises(Failure, match="the time of the trial was over"):
+    with pytest.raises(Failure, match="the trial has run out of time"):
         phase(either, "promote", trial=trial)
     assert either.boot() == OLD
 
@@ -861,7 +865,7 @@ def test_arming_that_fails_and_cannot_be_undone_says_both(either, monkeypatch):
     either.fail_on = ("systemd-run", "systemctl")
     monkeypatch.setattr(type(either), "failed_units", lambda _host: ())
     with pytest.raises(
-        Failure, match=f"cannot restart the host; nor could the trial of {NEW} be taken back:"
+        Failure, match=f"cannot restart the host; the trial of {NEW} could not be taken back either:"
     ):
         phase(either, "trial")
     either.fail_on = ()
@@ -951,7 +955,7 @@ def test_a_trial_that_runs_must_be_the_one_that_is_promoted(either):
 
 def test_there_is_nothing_to_try(either):
     promoted(either)
-    with pytest.raises(Failure, match=f"there is nothing to try: {NEW} runs"):
+    with pytest.raises(Failure, match=f"there is nothing to try: {NEW} is running already"):
         phase(either, "trial")
 
 
@@ -1013,7 +1017,9 @@ def test_a_kernel_that_no_package_has_brought_is_not_overwritten(either):
     either.add(NEW)
     del either.dpkg[f"linux-image-{NEW}"]
     (reason,) = phase(either, "plan")["reasons"]
-    assert reason.startswith(f"/boot/vmlinuz-{NEW} is of no package: installing over it could not be undone")
+    assert reason.startswith(
+        f"/boot/vmlinuz-{NEW} belongs to no package, so installing over it could not be undone"
+    )
 
 
 def test_somebody_else_changes_packages(either, monkeypatch):

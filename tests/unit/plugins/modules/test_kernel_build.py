@@ -244,7 +244,7 @@ def small_disk(toy):
 def test_a_disk_that_is_too_small(toy, small_disk):
     result = toy.run()
     assert f"{toy.cache}/kernels/.work/" in result["msg"]
-    assert "MiB free, a build needs 4096 MiB" in result["msg"]
+    assert "MiB free, but a build needs 4096 MiB" in result["msg"]
     assert not toy.seen("kernels/[0-9a-f]*")
     small_disk("size=8g")
     toy.built(toy.run())
@@ -264,7 +264,7 @@ def test_a_disk_that_gets_full(toy, small_disk):
     toy.open("compile")
     result = toy.result(process)
     assert f"there is no space left: {toy.cache} has" in result["msg"]
-    assert "and 0 files free, a build needs 4096 MiB" in result["msg"]
+    assert "and 0 files free, but a build needs 4096 MiB" in result["msg"]
     assert "No space left on device" in result["msg"]
     assert not toy.makes()
     assert not toy.seen("kernels/[0-9a-f]*")
@@ -367,7 +367,7 @@ def test_all_reasons_at_once(toy, tmp_path, monkeypatch):
     words = [
         *("local_version '-Mine' cannot be", "jobs is -1", "keep is -1", "is neither one of tinyconfig"),
         *("bad.config:1: 'CONFIG_A' is not an option", "bad.config:4:", "gone.config: No such file"),
-        *("none.patch has the option -p0", "do not exist: gone.patch", "gone.tar is no file"),
+        *("none.patch has the option -p0", "do not exist: gone.patch", "gone.tar is not a file"),
         "is not of the form",
     ]
     assert [word in reason for word, reason in zip(words, result["problems"], strict=True)] == [True] * len(
@@ -378,12 +378,12 @@ def test_all_reasons_at_once(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(order, "running_config", lambda: None)
     for wish, word in (
         ({"series": str(tmp_path)}, "patch none.patch has nothing to apply"),
-        ({"series": str(tmp_path / "series")}, "is no directory"),
+        ({"series": str(tmp_path / "series")}, "is not a directory"),
         ({"config_base": "running"}, "config_base running: there is neither /boot/config-"),
         ({"config_base": str(tmp_path / "any.gz")}, "any.gz cannot be read"),
-        ({"source": {"path": str(tmp_path)}}, "is a directory that kernel_source has not made"),
-        ({"source": {"package": "p", "keyring": "/gone"}}, "source.keyring /gone is no file"),
-        ({"config": ["\0"]}, "is no file"),
+        ({"source": {"path": str(tmp_path)}}, "is a directory that was not made by kernel_source"),
+        ({"source": {"package": "p", "keyring": "/gone"}}, "source.keyring /gone is not a file"),
+        ({"config": ["\0"]}, "is not a file"),
     ):
         (reason,) = toy.run(**wish)["problems"]
         assert word in reason
@@ -564,5 +564,5 @@ def test_a_kernel_that_cannot_be_signed(toy, sign):
 def test_a_key_that_others_can_read(toy, sign):
     Path(sign["key"]).chmod(0o640)
     result = toy.run(sign=sign)
-    assert f"sign.key {sign['key']} has mode 0640: others can read it" in result["msg"]
+    assert f"sign.key {sign['key']} has mode 0640, so others can read it" in result["msg"]
     assert not toy.cache.exists()

@@ -276,7 +276,7 @@ def test_a_command_line_that_the_kernel_would_cut_off():
     ("entry", "why"),
     [
         ("menuentry l { set c=linux; $c /boot/x; linux /boot/vmlinuz-6.1; }", "which command it runs"),
-        ("menuentry l { linux /boot/vmlinuz-6.1 $1; }", "it uses words of its own head"),
+        ("menuentry l { linux /boot/vmlinuz-6.1 $1; }", "it uses its own arguments"),
         ("menuentry l { if [ $x ]; then return; fi; linux /boot/vmlinuz-6.1; }", "it may end (`return`)"),
         (
             "submenu s --id s { set r=/dev/vda1; menuentry l { linux /boot/vmlinuz-6.1 root=$r; }; }",
@@ -379,7 +379,7 @@ def test_custom_keeps_what_others_wrote():
 
 
 def test_what_is_left_of_our_part_is_not_guessed_at():
-    with pytest.raises(Failure, match="is not whole"):
+    with pytest.raises(Failure, match="is incomplete"):
         loader.render_custom(f"{loader.BEGIN}\nmenuentry x {{\n", [])
     with pytest.raises(Failure, match=r"is damaged \(line 2"):
         loader.own_entries(f"{loader.BEGIN}\nmenuentry x {{\n{loader.END}\n")

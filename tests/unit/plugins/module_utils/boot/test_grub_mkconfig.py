@@ -160,7 +160,7 @@ def test_another_script(host):
 def test_a_disk_that_grub_cannot_write(host, disk):
     host.disk(**disk)
     host.menu()
-    assert "which it cannot write" in refused(host)
+    assert "which GRUB cannot write to" in refused(host)
 
 
 @pytest.mark.parametrize("line", ["GRUB_TIMEOUT=-1", "GRUB_RECORDFAIL_TIMEOUT=-1"])

@@ -166,7 +166,7 @@ def test_a_default_in_the_script_that_comes_back_although_it_is_set_otherwise(ho
 )
 def test_what_cannot_be_told_is_refused(host, text, why):
     host.file(CUSTOM, text)
-    assert f"what GRUB would start cannot be told: {CUSTOM}, line" in (reason := installs_nothing(host))
+    assert f"cannot tell what GRUB would start: {CUSTOM}, line" in (reason := installs_nothing(host))
     assert why in reason
 
 
@@ -267,12 +267,12 @@ def test_a_default_that_does_not_hold_is_not_left(host, text, entry, why):
 
 def test_an_entry_of_our_own_that_another_hides(host):
     saved(host).file(CUSTOM, f"menuentry first --id mkops-kernel-{OLD} {{\n\techo first\n}}\n")
-    with pytest.raises(Failure, match=f"does not have the entry mkops-kernel-{OLD} that was written"):
+    with pytest.raises(Failure, match=f"does not find the entry mkops-kernel-{OLD} that was written"):
         loaders.find(host).own(OLD, "quiet")
 
 
 def test_an_entry_that_is_gone(host):
-    with pytest.raises(Failure, match=r"GRUB has no entry for 9\.9 any more"):
+    with pytest.raises(Failure, match=r"GRUB no longer has an entry for 9\.9"):
         loaders.find(host).own("9.9", "quiet")
 
 
@@ -358,14 +358,14 @@ def test_file_systems_that_grub_cannot_write(host, monkeypatch, target, answer, 
 
     monkeypatch.setattr(host, "run", probe)
     reason = installs_nothing(host, state="booted", reboot_ok=True)
-    assert f"GRUB cannot forget a trial when it starts it: {text}, which it cannot write" in reason
+    assert f"GRUB cannot forget a trial once it has started it: {text}, which GRUB cannot write to" in reason
 
 
 @pytest.mark.parametrize("lines", ["   save_env next_entry\n", "  load_env\n"])
 def test_a_menu_that_does_not_read_or_write_the_block(host, lines):
     menu = host.text(CFG)
     host.file(CFG, menu.replace(lines, "  true\n", 1))
-    assert "does not boot an entry once and forget that" in "; ".join(
+    assert "does not boot an entry once and then forget it" in "; ".join(
         host_tests.phase(host, "plan")["reasons"]
     )
 
@@ -400,7 +400,7 @@ def test_a_host_with_a_password_on_the_way_to_the_running_kernel(host):
     add(host, "01_users", SUPERUSERS)
     for state in ("installed", "booted"):
         reason = installs_nothing(host, state=state, reboot_ok=True)
-        assert "GRUB has superusers and waits for a name and a password" in reason
+        assert "GRUB has superusers and asks for a user name and a password" in reason
         assert "add --unrestricted to this menuentry in /etc/grub.d/10_linux" in reason
 
 
@@ -527,7 +527,7 @@ def test_entries_of_systemd_boot_in_any_form(tmp_path, monkeypatch, style):
     [
         (
             {"/efi/loader/loader.conf": "preferred\tx*\n"},
-            "`preferred` in /efi/loader/loader.conf comes before",
+            "`preferred` in /efi/loader/loader.conf overrides every default",
         ),
         (
             {"/efi/loader/loader.conf": "default @saved\ntimeout\t\tmenu-force\r\n"},
@@ -595,7 +595,7 @@ def test_a_trial_that_systemd_boot_does_not_take_is_taken_back(tmp_path, monkeyp
     host_tests.phase(host, "install")
     real = host.set
     monkeypatch.setattr(host, "set", lambda name, text: real(name, text) if "OneShot" not in name else None)
-    with pytest.raises(Failure, match="systemd-boot starts its default after the trial was chosen"):
+    with pytest.raises(Failure, match="systemd-boot would start its default, although the trial was chosen"):
         loaders.find(host).arm(NEW, ["panic=10"])
     assert host.ours() == ""
 

@@ -80,7 +80,7 @@ def test_continued_make_counts_what_is_there(making, tree):
 def test_failing_make_tells_first_errors_and_log(making):
     with pytest.raises(Failure) as caught:
         making("echo 'a.c:1: error: no'; exit 2")
-    assert str(caught.value) == f"make failed with 2; the log is {making.build.log}\na.c:1: error: no"
+    assert str(caught.value) == f"make ended with status 2; its log is {making.build.log}\na.c:1: error: no"
     assert caught.value.details["rc"] == 2
 
 
@@ -157,9 +157,9 @@ def test_the_release_is_what_the_tree_says(build, tree):
 @pytest.mark.parametrize(
     ("release", "reason"),
     [
-        ("6.12.107", r"call itself '6\.12\.107', without -mkops-"),
+        ("6.12.107", r"release would be '6\.12\.107', without -mkops-"),
         ("6.12.107$(LOCALVERSION)+", "without -mkops-"),
-        ("", "call itself '', without"),
+        ("", "release would be '', without"),
         ("6.12.107-" + 45 * "x" + "$(LOCALVERSION)", "64: give a shorter local_version"),
     ],
 )
@@ -173,7 +173,7 @@ def test_a_release_that_changes_meanwhile_is_refused(build, tree):
     build.work.mkdir(parents=True)
     (tree / "include/config").mkdir(parents=True)
     (tree / "include/config/kernel.release").write_text("6.12.107\n")
-    with pytest.raises(Failure, match=r"calls itself 6\.12\.107, and it was to be 6\.12\.108"):
+    with pytest.raises(Failure, match=r"release is 6\.12\.107 instead of 6\.12\.108"):
         build._collect(tree, {}, "6.12.108", 1, 0)
 
 

@@ -81,7 +81,7 @@ def test_what_is_no_condition(expression):
     [
         ("PREEMPT_RT", {"NET": "y", "ARCH_SUPPORTS_RT": "y"}, "it depends on EXPERT"),
         ("PREEMPT_RT", {}, "it depends on NET and EXPERT and ARCH_SUPPORTS_RT"),
-        ("HIDDEN", {"NET": "y"}, "nobody can set it, other options select it"),
+        ("HIDDEN", {"NET": "y"}, "it cannot be set directly, only other options select it"),
         ("INNER", {"NET": "y", "EXPERT": "y", "A": "y"}, "it depends on KVM || (A &&  \tB)"),
         ("INNER", {"NET": "y", "EXPERT": "y", "KVM": "m"}, ""),
         ("NOT_ONE", {}, ""),

@@ -30,8 +30,8 @@ def test_a_pair(signer):
 def test_files_that_are_not_there(tmp_path):
     found = _kernel_sign.Signer(tmp_path / "a", tmp_path / "b").problems()
     assert found == [
-        f"sign.key {tmp_path}/a is no file on the build host",
-        f"sign.certificate {tmp_path}/b is no file on the build host",
+        f"sign.key {tmp_path}/a is not a file on the build host",
+        f"sign.certificate {tmp_path}/b is not a file on the build host",
     ]
 
 
@@ -56,7 +56,7 @@ def test_a_key_with_a_passphrase(signer, tmp_path):
 def test_the_certificate_of_another_key(signer, tmp_path):
     other = make_pair(tmp_path, "two")
     (reason,) = _kernel_sign.Signer(signer.key, other.certificate).problems()
-    assert "is not that of sign.key" in reason
+    assert "does not belong to sign.key" in reason
 
 
 def test_the_key_of_the_modules_is_there_only_meanwhile(signer, tmp_path):

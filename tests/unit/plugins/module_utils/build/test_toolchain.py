@@ -19,8 +19,7 @@ def test_missing_tools_are_named_at_once_with_their_packages(monkeypatch):
     monkeypatch.setattr(toolchain.Path, "exists", lambda self: self.name != "gelf.h")
     (reason,) = toolchain.missing_tools({"ccache": "ccache"})
     assert reason == (
-        "flex, /usr/include/gelf.h, ccache missing on the build host; "
-        "install the packages: ccache flex libelf-dev"
+        "not on the build host: flex, /usr/include/gelf.h, ccache; install ccache flex libelf-dev"
     )
     assert "ccache" not in toolchain.missing_tools({})[0]
 

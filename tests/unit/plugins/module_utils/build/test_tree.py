@@ -36,7 +36,7 @@ def test_a_package_without_a_source_archive(tmp_path):
     (tmp_path / "root/DEBIAN/control").write_text(fields)
     deb = tmp_path / "x.deb"
     subprocess.run(["dpkg-deb", "-b", tmp_path / "root", deb], check=True, capture_output=True)
-    with pytest.raises(Failure, match="is no linux-source package: 0 archives in /usr/src"):
+    with pytest.raises(Failure, match="is not a linux-source package: it has 0 archives in /usr/src"):
         unpack(deb, tmp_path / "root")
 
 
