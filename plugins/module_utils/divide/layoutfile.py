@@ -37,24 +37,24 @@ def parse_layout(data: bytes, called: str) -> dict[str, Any]:
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(items)
         names = [name for name, _value in items]
-        twice.extend(f"{shown(name)} is there twice" for name in found if names.count(name) > 1)
+        twice.extend(f"{shown(name)} appears twice" for name in found if names.count(name) > 1)
         return found
 
     try:
         layout = json.loads(data.decode(), object_pairs_hook=pairs, parse_int=_int, parse_constant=_constant)
     except UnicodeDecodeError as error:
-        raise Refused(f"{called}: byte {error.start} is no UTF-8") from None
+        raise Refused(f"{called}: byte {error.start} is not UTF-8") from None
     except json.JSONDecodeError as error:
         raise Refused(f"{called}: line {error.lineno}, column {error.colno}: {error.msg}") from None
     except RecursionError:
-        raise Refused(f"{called}: there is too much within each other") from None
+        raise Refused(f"{called}: it is nested too deeply") from None
     except ValueError as error:
         raise Refused(f"{called}: {error}") from None
     if not isinstance(layout, dict):
-        raise Refused(f"{called} has no layout in it: a layout is a dictionary of options")
+        raise Refused(f"{called} does not contain a layout: a layout is a dictionary of options")
     known = {option.name for option in _OPTIONS}
     reasons = [
-        f"there is no option {shown(name)} (there are {', '.join(sorted(known))})"
+        f"there is no option {shown(name)}: the options are {', '.join(sorted(known))}"
         for name in layout
         if name not in known
     ]
@@ -70,7 +70,7 @@ def _int(text: str) -> int:
 
 
 def _constant(word: str) -> None:
-    raise ValueError(f"{word} is no JSON")
+    raise ValueError(f"{word} is not valid JSON")
 
 
 def _read(path: Path, trusted: bool) -> bytes:
@@ -84,13 +84,13 @@ def _read(path: Path, trusted: bool) -> bytes:
                 raise Refused(f"{called} is not a file")
             if trusted and (found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022):
                 raise Refused(
-                    f"{called} can be written by others than root: chown it to root, chmod it to 0600"
+                    f"{called} can be written by users other than root: make root its owner and set mode 0600"
                 )
             data = file.read(_LARGEST + 1)
     except FileNotFoundError:
-        raise Refused(f"{called} is not there") from None
+        raise Refused(f"{called} does not exist") from None
     except OSError as error:
         raise Refused(f"{called} cannot be read: {error.strerror}") from None
     if len(data) > _LARGEST:
-        raise Refused(f"{called} is larger than any layout")
+        raise Refused(f"{called} is too large for a layout")
     return data

@@ -86,7 +86,7 @@ def run(paths: Paths, name: str, kerf: str | None) -> int:
             result = converge(paths, kerf_of(layout, kerf), False, _running(name, layout))
             for warning in result.warnings:
                 complain(f"warning: {warning}")
-            say(f"{name}: {', '.join(result.actions) or 'runs already'}")
+            say(f"{name}: {', '.join(result.actions) or 'is running already'}")
             return _follow(kernel, name)
         except Stopped:
             say(f"{name}: it is left as it is")
@@ -155,7 +155,7 @@ def _follow(kernel: KernelFs, name: str) -> int:
             say(f"{name}: it was removed")
             return 0
         reason = kernel.exit_reason(name)
-        say(f"{name}: it is {state} ({reason or 'this kernel does not tell why'})")
+        say(f"{name}: it is {state} ({reason or 'this kernel does not say why'})")
         return 0 if (reason or "").partition(":")[0] in ("clean", "forced") else ENDED_BADLY
 
 
@@ -192,11 +192,11 @@ def stop(paths: Paths, name: str, timeout: int | None, force: bool | None, kerf:
         if force is not None or kernel.status(name) != ACTIVE:
             raise
         complain(f"{failure}")
-        complain(f"{name}: it did not shut down when asked, and is stopped by force")
+        complain(f"{name}: it did not shut down when asked, so it is stopped by force")
         result = converge(paths, path, False, _resting(name, layout, timeout, True))
     for warning in result.warnings:
         complain(f"warning: {warning}")
-    say(f"{name}: {'stopped' if result.changed else 'it does not run'}")
+    say(f"{name}: {'stopped' if result.changed else 'it is not running'}")
 
 
 def _resting(name: str, layout: Mapping[str, Any], timeout: int | None, force: bool) -> Make:

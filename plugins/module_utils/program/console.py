@@ -36,7 +36,7 @@ def console(paths: Paths, name: str, raw: bool, follow: bool, read_only: bool) -
     machine = kernel.read()
     reasons = environment_reasons(machine) or absence_reasons(machine, name)
     if not reasons and machine.instances[name].status not in (LOADED, ACTIVE):
-        reasons.append(f"instance {name} is {machine.instances[name].status}, and has never said anything")
+        reasons.append(f"instance {name} is {machine.instances[name].status}, and has printed nothing")
     if reasons:
         raise Refused(*reasons)
     with Console(paths, machine.instances[name].id) as device, contextlib.ExitStack() as stack:

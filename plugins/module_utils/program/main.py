@@ -20,13 +20,13 @@ DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 3, 130
 _EPILOG = """\
 exit codes:
   0    done, or nothing to do
-  1    something failed; what was done before it is told
+  1    something failed; the output says what was done before that
   2    the command line is wrong
   3    refused, with all reasons; nothing was changed
-  4    run: the instance ended otherwise than cleanly or by somebody's hand
+  4    run: the instance ended, neither cleanly nor because somebody stopped it
   130  interrupted
 
-mkops(8) has the rest.
+See mkops(8) for more.
 """
 
 
@@ -61,7 +61,7 @@ def parser(version: str) -> argparse.ArgumentParser:
     status = command("status", "show how this host is divided")
     status.add_argument("--json", action="store_true", help="as the module info returns it")
 
-    run = command("run", "have an instance run, and stay until it ends")
+    run = command("run", "start an instance, and wait until it ends")
     run.add_argument("name", metavar="NAME", help="the instance")
     kerf(run)
 
@@ -74,7 +74,7 @@ def parser(version: str) -> argparse.ArgumentParser:
         help="how long it may take to shut down (default: its stop_timeout, or 60)",
     )
     force = stop.add_mutually_exclusive_group()
-    force.add_argument("--force", action="store_true", help="do not ask; nothing in it is synced")
+    force.add_argument("--force", action="store_true", help="do not ask first; it cannot sync its disks")
     force.add_argument("--no-force", action="store_true", help="fail when it does not shut down")
     kerf(stop)
 
@@ -83,7 +83,9 @@ def parser(version: str) -> argparse.ArgumentParser:
     console.add_argument("--no-follow", action="store_true", help="only what was retained, then end")
     console.add_argument("--read-only", action="store_true", help="type nothing to it")
     console.add_argument(
-        "--raw", action="store_true", help="do not make control characters harmless; only for one you trust"
+        "--raw",
+        action="store_true",
+        help="do not make control characters harmless; only if you trust it",
     )
     return top
 

@@ -59,9 +59,9 @@ def lines(facts: dict[str, Any], width: int | None = None) -> list[str]:
     if instances:
         found += ["", *table([_HEAD, *map(_row, instances)], width)]
     else:
-        found += ["", "There is no instance."]
+        found += ["", "There are no instances."]
     silent = [
-        f"{one['name']} has given no sign of life for {span(one['stats']['heartbeat_age_ms'] / 1000)}."
+        f"{one['name']} has sent no heartbeat for {span(one['stats']['heartbeat_age_ms'] / 1000)}."
         for one in instances
         if one["state"] == ACTIVE and one["stats"].get("heartbeat_age_ms", 0) > ALIVE
     ]

@@ -20,7 +20,7 @@ NEWER = "#!/bin/sh\necho mkops 99.0.0\n"
 
 @pytest.fixture(scope="module")
 def plays(tmp_path_factory):
-    """What each play said: check, apply, check, apply; apply over a newer one, and over one that is broken."""
+    """What each play said: check, apply, check, apply; apply over a newer one, and a broken one."""
     top = tmp_path_factory.mktemp("host")
     (top / "sbin").mkdir()
     program = top / "sbin/mkops"

@@ -45,7 +45,7 @@ def test_it_is_what_the_module_does(host, mkops, write, layout, run_module):
 
 def test_without_a_file_it_is_the_declared_layout(host, mkops, declare):
     missing = mkops("apply")
-    assert (missing.rc, "etc/mkops/layout.json is not there" in missing.err) == (3, True)
+    assert (missing.rc, "etc/mkops/layout.json does not exist" in missing.err) == (3, True)
     declare()
     assert mkops("apply").rc == 0
     assert set(host.instances) == {"red", "blue"}
@@ -67,12 +67,12 @@ def test_all_reasons_at_once_and_as_the_module_has_them(host, mkops, write, layo
     [
         ("", ["line 1, column 1: Expecting value"]),
         ("{", ["line 1, column 2: Expecting property name"]),
-        ("[]", ["has no layout in it"]),
-        ("null", ["has no layout in it"]),
-        ('{"pool": {}, "pool": {}}', ["'pool' is there twice"]),
+        ("[]", ["does not contain a layout"]),
+        ("null", ["does not contain a layout"]),
+        ('{"pool": {}, "pool": {}}', ["'pool' appears twice"]),
         ('{"colour": 1, "pol": {}}', ["there is no option 'colour'", "there is no option 'pol'"]),
-        ("[" * 100000, ["there is too much within each other"]),
-        ('{"instances": NaN}', ["NaN is no JSON"]),
+        ("[" * 100000, ["it is nested too deeply"]),
+        ('{"instances": NaN}', ["NaN is not valid JSON"]),
         ('{"instances": {"red": {"id": ' + "9" * 5000 + "}}}", ["99...' is too large a number"]),
         ('{"kerf": 5, "instances": [5], "host_cpus": []}', ["is not a dictionary", "host_cpus"]),
         ('{"instances": {"r\\u001b[2Jd": {"\\u202e": 1}}}', ["^[[2J", "\\u202e"]),
@@ -93,8 +93,8 @@ def test_files_that_are_none(mkops, tmp_path, write):
     for path, word in [
         (tmp_path, "Is a directory"),
         (tmp_path / "pipe", "is not a file"),
-        (tmp_path / "bytes", "byte 10 is no UTF-8"),
-        (tmp_path / "none", "is not there"),
+        (tmp_path / "bytes", "byte 10 is not UTF-8"),
+        (tmp_path / "none", "does not exist"),
         (write("{}") / "x", "Not a directory"),
     ]:
         said = mkops("apply", path)
@@ -105,7 +105,7 @@ def test_a_declared_layout_that_others_can_write_is_not_trusted(host, mkops, dec
     declare().chmod(0o666)
     for words in (["apply"], ["run", "red"], ["stop", "red"]):
         said = mkops(*words)
-        assert (said.rc, "can be written by others than root" in said.err) == (3, True)
+        assert (said.rc, "can be written by users other than root" in said.err) == (3, True)
     assert host.changes == []
 
 
@@ -171,7 +171,7 @@ def test_one_that_runs_is_adopted_whatever_is_declared(host, mkops, declare, lay
         ends("clean")
         said = mkops("run", "red")
         assert (said.rc, host.changes) == (0, []), said.err
-        assert said.out.startswith("red: runs already\n")
+        assert said.out.startswith("red: is running already\n")
 
 
 def test_one_that_is_not_declared_is_started_as_it_is_loaded(host, mkops, write, layout, ends):
@@ -185,7 +185,7 @@ def test_run_of_nothing(host, mkops, declare):
     said = mkops("run", "green")
     assert said.rc == 3
     assert (
-        "there is no instance green (there is none), and /etc/mkops/layout.json does not declare it"
+        "there is no instance green: there are none, and /etc/mkops/layout.json does not declare it"
         in said.err
     )
     declare({"instances": {"green": 5}})
@@ -231,7 +231,7 @@ def test_stop(host, mkops, declare):
     said = mkops("stop", "red")
     assert (said.rc, said.out, host.instances["red"].exit_reason) == (0, "red: stopped\n", "clean: power off")
     again = mkops("stop", "red")
-    assert (again.rc, again.out) == (0, "red: it does not run\n")
+    assert (again.rc, again.out) == (0, "red: it is not running\n")
     assert host.changes[-1] == ["kill", "red"]
     assert mkops("stop", "green").rc == 3
 

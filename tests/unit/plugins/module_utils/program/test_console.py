@@ -97,7 +97,7 @@ def test_what_was_retained_alone(mkops, device):
 
 @pytest.mark.parametrize(
     ("name", "word"),
-    [("green", "there is no instance green"), ("new", "is ready, and has never said anything")],
+    [("green", "there is no instance green"), ("new", "is ready, and has printed nothing")],
 )
 def test_refused(mkops, device, name, word):
     said = mkops("console", name)

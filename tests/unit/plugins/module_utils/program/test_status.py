@@ -39,7 +39,7 @@ def test_a_host_that_cannot_be_divided(make_host, mkops):
     make_host(supported=False, mounted=False)
     said = mkops("status")
     assert said.rc == 0
-    assert said.out.splitlines()[1:] == ["", "There is no instance."]
+    assert said.out.splitlines()[1:] == ["", "There are no instances."]
     assert "mkops status: the running kernel 6.12.107-mkops has no multikernel support" in said.err
 
 
@@ -58,7 +58,7 @@ def test_one_that_hangs_is_named(run_module, make_host):
         }
     ]
     lines = status.lines(facts)
-    assert lines[-1] == "red has given no sign of life for 1min 30s."
+    assert lines[-1] == "red has sent no heartbeat for 1min 30s."
     assert "2 and 1 unknown" in lines[-3]
 
 
