@@ -240,7 +240,9 @@ class Simulated(BootHost):
         return release
 
     def way_back(self, token):
-        """Whether this trial is ended by its units, in whatever mode it stops."""
+        """Whether this trial is ended by its units, in whatever mode it stops, by way of the boot loader."""
+        if f"Environment={' '.join(trial.BY_THE_LOADER)}\n" not in self.text(UNIT_FILES[1]):
+            return False
         links = all(
             self.at(link).is_symlink() and self.at(link).resolve() == self.at(UNIT_FILES[0])
             for link in UNIT_LINKS
@@ -367,6 +369,8 @@ class Simulated(BootHost):
         return 0, ""
 
     def _systemd_run(self, words):
+        if words[-1] == "reboot" and not {f"--setenv={word}" for word in trial.BY_THE_LOADER} <= set(words):
+            raise AssertionError("with a kernel of kexec this would pass the boot loader by")
         token = trial.token_of(self.text("/proc/cmdline"))
         # The condition of a unit that does not hold: nothing happens, and that is no failure.
         if words[-1] == "reboot" or (token and self.way_back(token)):

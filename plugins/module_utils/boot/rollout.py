@@ -209,6 +209,7 @@ class Rollout:
                 "--collect",
                 "--on-active=2",
                 "--timer-property=AccuracySec=100ms",
+                *(f"--setenv={word}" for word in trial.BY_THE_LOADER),
                 *argv,
             ],
             "restart the host",

@@ -100,6 +100,39 @@ def test_a_default_in_a_drop_in(host, line, state):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "[ -d / ] && GRUB_DEFAULT=0\n",
+        "eval GRUB_DEFAULT=0\n",
+        "for GRUB_DEFAULT in 1 0; do :; done\n",
+        "unset GRUB_DEFAULT\n",
+        "GRUB_TIMEOUT=1; GRUB_DEFAULT=0\n",
+        "GRUB_DEFAULT=saved\nexport X=1 GRUB_DEFAULT=0\n",
+        "case x in x) GRUB_DEFAULT=0;; esac\n",
+    ],
+)
+def test_a_drop_in_that_is_a_script(host, text):
+    """What it comes to is seen in the finished menu; all is as it was then."""
+    settings = host.text("/etc/default/grub")
+    host.file("/etc/default/grub.d/50-site.cfg", text)
+    host.menu()
+    with pytest.raises(Failure, match=r"GRUB does not remember its default|sets GRUB_DEFAULT="):
+        host_tests.phase(host, "install", state="installed")
+    assert (host.debs, host.text("/etc/default/grub")) == ({OLD}, settings)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[ -d /none ] && GRUB_DEFAULT=0\n:\n", ': "${GRUB_DEFAULT:=0}"\n', "# GRUB_DEFAULT=0\n", "X=1\r\n"],
+)
+def test_a_drop_in_that_changes_nothing(host, text):
+    host.file("/etc/default/grub.d/50-site.cfg", text)
+    host.menu()
+    host_tests.phase(host, "install", state="installed")
+    assert host.boot() == OLD
+
+
+@pytest.mark.parametrize(
     "part",
     [
         "set default=0\n",
