@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -16,7 +16,7 @@ from .common.errors import Failure, Refused
 from .divide.converge import Result
 
 
-def told(result: Result) -> dict[str, Any]:
+def told(result: Result, check_mode: bool) -> dict[str, Any]:
     """What all modules that divide a host return."""
     found: dict[str, Any] = {
         "changed": result.changed,
@@ -25,7 +25,19 @@ def told(result: Result) -> dict[str, Any]:
     }
     if result.depends:
         found["depends"] = result.depends
+    if result.boot:
+        found["at_boot"] = dict(result.boot.before if check_mode else result.boot.after)
     return found
+
+
+def diff(result: Result, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """How the machine, and what the host is at boot if that was asked for, differ before and after."""
+    if result.boot is None:
+        return {"before": dict(before), "after": dict(after)}
+    return {
+        "before": {**before, "at_boot": dict(result.boot.before)},
+        "after": {**after, "at_boot": dict(result.boot.after)},
+    }
 
 
 def run_guarded(module: AnsibleModule, what: str, work: Callable[[], dict[str, Any]]) -> None:

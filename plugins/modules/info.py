@@ -134,6 +134,37 @@ pool:
   description: What the host gave up, as M(mkops.multikernel.pool) returns it.
   returned: without O(query)
   type: dict
+at_boot:
+  description:
+    - What the host is declared to be at boot (option C(at_boot) of M(mkops.multikernel.layout),
+      M(mkops.multikernel.pool) and M(mkops.multikernel.instance)), and how it differs now.
+    - Reading it may mean to read the files of kernels that were not loaded by this collection.
+  returned: without O(query)
+  type: dict
+  contains:
+    path:
+      description: The file that has it.
+      type: str
+    layout:
+      description: The options of M(mkops.multikernel.layout) in it; empty when nothing is declared.
+      type: dict
+    drift:
+      description: What would have to be done for the host to be as declared, and instances that are not
+        declared. Empty when there is no difference.
+      type: list
+      elements: str
+    reasons:
+      description: Why the host cannot be as declared, or the file cannot be read.
+      type: list
+      elements: str
+  sample:
+    path: /etc/mkops/layout.json
+    layout:
+      pool: {cpus: "2-3", memory: 1G}
+      instances:
+        red: {state: started, cpus: "2", memory: 256M, kernel: /var/lib/mkops/kernels/vmlinux-spawn}
+    drift: [start red]
+    reasons: []
 instances:
   description:
     - One entry per instance, as M(mkops.multikernel.instance) returns it.
@@ -159,7 +190,7 @@ def gather(paths, params):
     given = INFO.read(params)
     if given.reasons:
         raise Refused(*given.reasons)
-    facts = survey(KernelFs(paths).read())
+    facts = survey(paths, KernelFs(paths).read())
     tail = params["console_tail"]
     for instance in facts["instances"] if tail else ():
         if instance["state"] not in (LOADED, ACTIVE):

@@ -30,6 +30,7 @@ extends_documentation_fragment:
   - mkops.multikernel.attributes.changes
   - mkops.multikernel.instance
   - mkops.multikernel.kerf
+  - mkops.multikernel.at_boot
 seealso:
   - module: mkops.multikernel.layout
   - module: mkops.multikernel.pool
@@ -162,6 +163,15 @@ instances:
   returned: when a step or the wait failed
   type: list
   elements: dict
+at_boot:
+  description: What the host is at boot now; in check mode, as it is before. The options of
+    M(mkops.multikernel.layout), as C(/etc/mkops/layout.json) has them; empty when nothing is declared.
+  returned: success, when O(at_boot) was said
+  type: dict
+  sample:
+    pool: {cpus: "2-3", memory: 1G}
+    instances:
+      red: {state: started, cpus: "2", memory: 256M, kernel: /var/lib/mkops/kernels/vmlinux-spawn}
 depends:
   description: What is not so yet and has to be in the real run. Earlier tasks of the play may see to it.
   returned: in check mode, when there is something
@@ -186,16 +196,21 @@ transactions:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.mkops.multikernel.plugins.module_utils._module import run_guarded, told
+from ansible_collections.mkops.multikernel.plugins.module_utils._module import diff, run_guarded, told
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.converge import converge
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.facts import instance_facts
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import Paths
-from ansible_collections.mkops.multikernel.plugins.module_utils.divide.options import INSTANCE, KERF, spec_of
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.options import (
+    BOOT,
+    INSTANCE,
+    KERF,
+    spec_of,
+)
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.request import instance_request
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec=spec_of(INSTANCE, KERF), supports_check_mode=True)
+    module = AnsibleModule(argument_spec=spec_of(INSTANCE, KERF, BOOT), supports_check_mode=True)
     params = module.params
     name = params["name"]
 
@@ -208,8 +223,8 @@ def main() -> None:
         )
         before, after = (side["instances"].get(name, {}) for side in (result.before, result.after))
         found = {
-            **told(result),
-            "diff": {"before": before, "after": after},
+            **told(result, module.check_mode),
+            "diff": diff(result, before, after),
             "instance": instance_facts(result.machine, name),
             "steps": result.actions,
         }

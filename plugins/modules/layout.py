@@ -63,6 +63,7 @@ extends_documentation_fragment:
   - mkops.multikernel.attributes.changes
   - mkops.multikernel.headroom
   - mkops.multikernel.kerf
+  - mkops.multikernel.at_boot
 seealso:
   - module: mkops.multikernel.pool
   - module: mkops.multikernel.instance
@@ -152,6 +153,15 @@ console:
     - When one did not come up, the last lines of that one.
   returned: when something was waited for
   type: raw
+at_boot:
+  description: What the host is at boot now; in check mode, as it is before. The options of
+    M(mkops.multikernel.layout), as C(/etc/mkops/layout.json) has them; empty when nothing is declared.
+  returned: success, when O(at_boot) was said
+  type: dict
+  sample:
+    pool: {cpus: "2-3", memory: 1G}
+    instances:
+      red: {state: started, cpus: "2", memory: 256M, kernel: /var/lib/mkops/kernels/vmlinux-spawn}
 depends:
   description: What is not so yet and has to be in the real run. Earlier tasks of the play may see to it.
   returned: in check mode, when there is something
@@ -176,7 +186,7 @@ transactions:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.mkops.multikernel.plugins.module_utils._module import run_guarded, told
+from ansible_collections.mkops.multikernel.plugins.module_utils._module import diff, run_guarded, told
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.converge import converge
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.facts import (
     instances_facts,
@@ -184,6 +194,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.divide.facts imp
 )
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import Paths
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.options import (
+    BOOT,
     HEADROOM,
     KERF,
     LAYOUT,
@@ -193,7 +204,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.divide.request i
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec=spec_of(LAYOUT, HEADROOM, KERF), supports_check_mode=True)
+    module = AnsibleModule(argument_spec=spec_of(LAYOUT, HEADROOM, KERF, BOOT), supports_check_mode=True)
     params = module.params
 
     def work():
@@ -205,8 +216,8 @@ def main() -> None:
         )
         before, after = dict(result.before), dict(result.after)
         found = {
-            **told(result),
-            "diff": {"before": before, "after": after},
+            **told(result, module.check_mode),
+            "diff": diff(result, before, after),
             "before": before,
             "after": after,
             "pool": pool_facts(result.machine),

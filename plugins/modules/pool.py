@@ -59,6 +59,7 @@ extends_documentation_fragment:
   - mkops.multikernel.attributes.changes
   - mkops.multikernel.headroom
   - mkops.multikernel.kerf
+  - mkops.multikernel.at_boot
 seealso:
   - module: mkops.multikernel.layout
   - module: mkops.multikernel.instance
@@ -146,6 +147,15 @@ instances:
   returned: when a step or the wait failed
   type: list
   elements: dict
+at_boot:
+  description: What the host is at boot now; in check mode, as it is before. The options of
+    M(mkops.multikernel.layout), as C(/etc/mkops/layout.json) has them; empty when nothing is declared.
+  returned: success, when O(at_boot) was said
+  type: dict
+  sample:
+    pool: {cpus: "2-3", memory: 1G}
+    instances:
+      red: {state: started, cpus: "2", memory: 256M, kernel: /var/lib/mkops/kernels/vmlinux-spawn}
 depends:
   description: What is not so yet and has to be in the real run. Earlier tasks of the play may see to it.
   returned: in check mode, when there is something
@@ -170,11 +180,12 @@ transactions:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.mkops.multikernel.plugins.module_utils._module import run_guarded, told
+from ansible_collections.mkops.multikernel.plugins.module_utils._module import diff, run_guarded, told
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.converge import converge
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.facts import pool_facts
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import Paths
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.options import (
+    BOOT,
     HEADROOM,
     KERF,
     POOL,
@@ -184,7 +195,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.divide.request i
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec=spec_of(POOL, HEADROOM, KERF), supports_check_mode=True)
+    module = AnsibleModule(argument_spec=spec_of(POOL, HEADROOM, KERF, BOOT), supports_check_mode=True)
     params = module.params
 
     def work():
@@ -192,8 +203,8 @@ def main() -> None:
             Paths(), params["kerf"], module.check_mode, lambda _machine, _images: pool_request(params)
         )
         return {
-            **told(result),
-            "diff": {"before": result.before["pool"], "after": result.after["pool"]},
+            **told(result, module.check_mode),
+            "diff": diff(result, result.before["pool"], result.after["pool"]),
             "pool": pool_facts(result.machine),
             "steps": result.actions,
         }

@@ -28,6 +28,7 @@ from .wish import InstanceWish, Wish
 
 if TYPE_CHECKING:
     from .apply import Applier
+    from .declared import Change
 
 Make = Callable[[Machine, Images], Request]
 
@@ -46,6 +47,12 @@ class Result:
     console: dict[str, list[str]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     depends: list[str] = field(default_factory=list)  # what earlier tasks of the play have to see to
+    boot: Change | None = None  # of what the host is at boot, if anything was said about it
+
+    def __post_init__(self) -> None:
+        if self.boot and self.boot.step:
+            self.steps.append(self.boot.step)
+            self.actions.append("at_boot")
 
     @property
     def changed(self) -> bool:
@@ -93,6 +100,14 @@ def _plan(wish: Wish, machine: Machine, early: list[str]) -> Plan:
     return plan
 
 
+def _boot(kernel: KernelFs, request: Request, machine: Machine, kerf_path: str) -> Change | None:
+    if request.at_boot is None:
+        return None
+    from .declared import change
+
+    return change(kernel.paths, request, machine, kerf_path)
+
+
 # Check mode
 
 
@@ -105,7 +120,8 @@ def _foresee(kernel: KernelFs, kerf_path: str, make: Make, suppose: bool) -> Res
         machine = kernel.read()
     request = make(machine, Images())
     kerf = Kerf.find(kerf_path, kernel)
-    early = [*request.reasons, *_wait_reasons(request, machine)]
+    boot = _boot(kernel, request, machine, kerf_path)
+    early = [*request.reasons, *_wait_reasons(request, machine), *(boot.reasons if boot else ())]
     depends: list[str] = []
     try:
         plan = _plan(request.wish, machine, early)
@@ -146,6 +162,7 @@ def _foresee(kernel: KernelFs, kerf_path: str, make: Make, suppose: bool) -> Res
             ),
         ],
         depends=depends,
+        boot=boot,
     )
 
 
@@ -162,12 +179,15 @@ class _Run:
         self._images = Images()
         self._machine = kernel.read()
         self._request = make(self._machine, self._images)
+        self._kept: list[str] = []  # what was done for the host's boot
+        self._boot = _boot(kernel, self._request, self._machine, kerf_path)
         self._applier: Applier | None = None
         self._plan = Plan()
 
     def change(self) -> None:
         request, kernel = self._request, self._kernel
-        early = [*request.reasons, *_wait_reasons(request, self._machine)]
+        boot = self._boot
+        early = [*request.reasons, *_wait_reasons(request, self._machine), *(boot.reasons if boot else ())]
         try:
             plan = self._plan = _plan(request.wish, self._machine, early)
         except Refused as refused:
@@ -180,6 +200,11 @@ class _Run:
         if plan.changed or again:
             self._take(plan, again)
         self._remember()
+        if boot and boot.step:
+            # Not before the machine is so: what cannot be had now would not be had at boot.
+            with self._what_was_done(self._applier):
+                boot.write()
+                self._kept = [boot.step]
 
     def _take(self, plan: Plan, again: list[InstanceWish]) -> None:
         from .apply import Applier
@@ -201,7 +226,8 @@ class _Run:
         applier, plan = self._applier, self._plan
         warnings = [*plan.warnings]
         if applier is None:
-            return Result(plan, self._machine, plan.before, _view(self._machine, plan), warnings=warnings)
+            view = _view(self._machine, plan)
+            return Result(plan, self._machine, plan.before, view, warnings=warnings, boot=self._boot)
         with self._what_was_done(applier):
             if applier.waits:
                 applier.wait()
@@ -217,19 +243,21 @@ class _Run:
             commands=applier.commands,
             console=applier.console,
             warnings=warnings,
+            boot=self._boot,
         )
 
     @contextlib.contextmanager
-    def _what_was_done(self, applier: Applier) -> Any:
+    def _what_was_done(self, applier: Applier | None) -> Any:
         """A failure tells what was done before it, and how the host now is."""
         try:
             yield
         except Failure as failure:
             now = self._kernel.read()
             view = _view(now, self._plan)
-            failure.details["changed"] = bool(applier.done) or view != self._plan.before
-            failure.details["steps"] = [step.text for step in applier.done]
-            failure.details["commands"] = applier.commands
+            steps = [step.text for step in applier.done] if applier else []
+            failure.details["steps"] = [*steps, *self._kept]
+            failure.details["changed"] = bool(failure.details["steps"]) or view != self._plan.before
+            failure.details["commands"] = applier.commands if applier else []
             failure.details["before"] = dict(self._plan.before)
             failure.details["after"] = view
             failure.details["instances"] = instances_facts(now)

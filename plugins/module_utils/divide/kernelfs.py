@@ -79,6 +79,11 @@ class Paths:
         """Of ours: see notes."""
         return self.at("/run/mkops/instances")
 
+    @property
+    def layout(self) -> Path:
+        """What the host is declared to be at boot: see declared."""
+        return self.at("/etc/mkops/layout.json")
+
     def record(self, name: str) -> Path:
         """kerf's note of what it loaded."""
         return self.at(f"/var/lib/kerf/instances/{name}.json")

@@ -161,6 +161,11 @@ class Option:
             found = given.values
         return self.parse(found) if self.parse else found
 
+    @property
+    def fallback(self) -> Any:
+        """What it is when nothing is said."""
+        return None if self.default is None else self.take(copy.deepcopy(self.default))
+
     def reasons(self, error: ValueError) -> list[str]:
         """What is wrong with a value, with the name of the option in front."""
         return [
@@ -175,6 +180,7 @@ class Given:
 
     values: dict[str, Any] = field(default_factory=dict)
     said: set[str] = field(default_factory=set)  # names with a value, even if it is wrong
+    raw: dict[str, Any] = field(default_factory=dict)  # those values as they were said
     reasons: list[str] = field(default_factory=list)
 
 
@@ -221,6 +227,7 @@ class OptionGroup:
             if value is None:
                 continue
             found.said.add(name)
+            found.raw[name] = value
             try:
                 found.values[name] = option.take(value)
             except ValueError as error:
@@ -236,8 +243,7 @@ class OptionGroup:
                 continue
             if option.required:
                 given.reasons.append(f"{option.name} is missing")
-            default = copy.deepcopy(option.default)
-            given.values[option.name] = None if default is None else option.take(default)
+            given.values[option.name] = option.fallback
 
 
 def spec_of(*groups: OptionGroup) -> dict[str, Any]:
@@ -344,6 +350,9 @@ LAYOUT = OptionGroup(
     Option("profiles", "dict", default={}),
     Option("prune", "bool", default=False),
 )
+
+# Whether what is wished is also what the host is to be at boot; not said: as it was.
+BOOT = OptionGroup(Option("at_boot", "bool"))
 
 INFO = OptionGroup(
     Option("query"),  # for the action plugin, which evaluates it

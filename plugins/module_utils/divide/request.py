@@ -14,6 +14,7 @@ from ..common.text import prefixed, shown
 from .image import Images
 from .machine import Machine
 from .options import (
+    BOOT,
     HEADROOM,
     INSTANCE,
     LAYOUT,
@@ -39,6 +40,10 @@ class Request:
     prune: bool = False
     headroom: int = 0
     host_cpus: int = 1
+    at_boot: bool | None = None  # it is what the host is to be at boot; False: not any more; None: as it was
+    said_pool: Given | None = None  # as it was said, for that
+    said_instances: dict[str, Given] = field(default_factory=dict)
+    said_host: Given = field(default_factory=Given)
 
     @property
     def wish(self) -> Wish:
@@ -49,10 +54,16 @@ class Request:
 
     def keep(self, params: Mapping[str, Any]) -> None:
         """What the host keeps."""
-        given = HEADROOM.read(HEADROOM.of(params), complete=True)
+        given = self.said_host = HEADROOM.read(HEADROOM.of(params), complete=True)
         self.reasons += given.reasons
         self.headroom = given.values["headroom"] or 0
         self.host_cpus = given.values["host_cpus"] or 1
+
+    def ask(self, params: Mapping[str, Any]) -> None:
+        """Whether it is to be so at boot."""
+        given = BOOT.read(BOOT.of(params))
+        self.reasons += given.reasons
+        self.at_boot = given.values.get("at_boot")
 
     def add(
         self, given: Given, machine: Machine, images: Images, prefix: str = "", called: str = NAMELESS
@@ -83,6 +94,7 @@ class Request:
             said=frozenset(said | {"cpus"} if "cpu_count" in said else said),
         )
         self.instances.append(wish)
+        self.said_instances[wish.name] = given
         self.manners[wish.name] = Manner(**INSTANCE.part("manner", values))
         self.reasons += [prefixed(prefix, reason) for reason in reasons]
 
@@ -130,15 +142,18 @@ def pool_wish(given: Given) -> tuple[PoolWish, list[str]]:
 
 def pool_request(params: Mapping[str, Any]) -> Request:
     """Of the module pool."""
-    wish, reasons = pool_wish(POOL.read(POOL.of(params), complete=True))
-    request = Request(pool=wish, reasons=reasons)
+    given = POOL.read(POOL.of(params), complete=True)
+    wish, reasons = pool_wish(given)
+    request = Request(pool=wish, reasons=reasons, said_pool=given)
     request.keep(params)
+    request.ask(params)
     return request
 
 
 def instance_request(params: Mapping[str, Any], machine: Machine, images: Images) -> Request:
     """Of the module instance."""
     request = Request()
+    request.ask(params)
     called = _called(params, NAMELESS)
     request.add(INSTANCE.read(INSTANCE.of(params), complete=True), machine, images, called=called)
     return request
@@ -150,8 +165,10 @@ def layout_request(params: Mapping[str, Any], machine: Machine, images: Images) 
     values = given.values
     request = Request(reasons=given.reasons, prune=bool(values["prune"]))
     request.keep(params)
+    request.ask(params)
     if values["pool"] is not None:
-        request.pool, reasons = pool_wish(POOL.read(values["pool"], complete=True))
+        request.said_pool = POOL.read(values["pool"], complete=True)
+        request.pool, reasons = pool_wish(request.said_pool)
         request.reasons += [f"pool: {reason}" for reason in reasons]
     defaults = _shared(values["defaults"], "defaults", request.reasons)
     profiles = {
@@ -238,6 +255,7 @@ def merge(*layers: Given) -> Given:
             merged.values.pop(name, None)
             merged.said.discard(name)
         merged.values.update(layer.values)
+        merged.raw.update(layer.raw)
         merged.said -= layer.values.keys()
         merged.said |= layer.said
         merged.reasons += layer.reasons

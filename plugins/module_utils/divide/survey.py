@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from .declared import boot_facts
 from .facts import machine_facts
 from .flags import pairs
+from .kernelfs import Paths
 from .machine import Machine
 
 
-def survey(machine: Machine) -> dict[str, Any]:
-    """kernel, host, pool and instances, as the module info documents them."""
+def survey(paths: Paths, machine: Machine) -> dict[str, Any]:
+    """kernel, host, pool, instances and at_boot, as the module info documents them."""
     facts = machine_facts(machine)
     facts["kernel"]["pairs"] = pairs(machine)
+    facts["at_boot"] = boot_facts(paths, machine)
     return facts

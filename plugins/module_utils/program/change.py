@@ -16,6 +16,7 @@ from typing import Any
 from ..common.errors import Failure
 from ..common.files import text_of
 from ..divide.converge import Make, Result, converge
+from ..divide.declared import declared
 from ..divide.image import Images, NoImages
 from ..divide.kernelfs import KernelFs, Paths
 from ..divide.layoutfile import read_layout
@@ -34,14 +35,9 @@ class Stopped(Exception):
     """Somebody wants this process to end."""
 
 
-def layout_path(paths: Paths) -> Path:
-    """Where a host's declared layout is."""
-    return paths.at("/etc/mkops/layout.json")
-
-
 def apply(paths: Paths, file: Path | None, check: bool, kerf: str | None) -> None:
     """Make the host what a layout says. file: the layout; None: the host's declared one."""
-    path = file or layout_path(paths)
+    path = file or paths.layout
     layout = read_layout(path, trusted=file is None)
     result = converge(
         paths,
@@ -79,7 +75,7 @@ def run(paths: Paths, name: str, kerf: str | None) -> int:
     One that runs already is left as it is. Otherwise it is made, loaded and started as the host's declared
     layout says; one that is not declared there is started as it is loaded.
     """
-    layout = _declared(paths)
+    layout = declared(paths)
     kernel = KernelFs(paths)
     with _signals():
         try:
@@ -91,12 +87,6 @@ def run(paths: Paths, name: str, kerf: str | None) -> int:
         except Stopped:
             say(f"{name}: it is left as it is")
             return 0
-
-
-def _declared(paths: Paths) -> dict[str, Any]:
-    """The host's declared layout; empty when there is none."""
-    path = layout_path(paths)
-    return read_layout(path, trusted=True) if path.exists() else {}
 
 
 def only(layout: Mapping[str, Any], name: str, **more: Any) -> dict[str, Any] | None:
@@ -130,8 +120,7 @@ def _running(name: str, layout: Mapping[str, Any]) -> Make:
             return layout_request(declared, machine, images)
         request = instance_request({"name": name, "state": "started"}, machine, images)
         request.reasons += [
-            f"{reason}, and {layout_path(Paths())} does not declare it"
-            for reason in absence_reasons(machine, name)
+            f"{reason}, and {Paths().layout} does not declare it" for reason in absence_reasons(machine, name)
         ]
         return request
 
@@ -183,7 +172,7 @@ def stop(paths: Paths, name: str, timeout: int | None, force: bool | None, kerf:
     timeout: seconds that it has for that; None: as declared, or 60. force: True does not ask, False never
     uses force.
     """
-    layout = _declared(paths)
+    layout = declared(paths)
     path = kerf_of(layout, kerf)
     kernel = KernelFs(paths)
     try:

@@ -27,13 +27,15 @@ _UNKNOWN = "-"
 def status(paths: Paths, as_json: bool) -> None:
     """Print it, for people or as the module info returns it."""
     machine = KernelFs(paths).read()
-    facts = survey(machine)
+    facts = survey(paths, machine)
     if as_json:
         print(json.dumps(facts, indent=2, sort_keys=True))
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in lines(facts, width):
         say(line)
+    for reason in facts["at_boot"]["reasons"]:
+        complain(f"mkops status: at boot: {reason}")
     for reason in environment_reasons(machine):
         complain(f"mkops status: {reason}")
 
@@ -65,7 +67,20 @@ def lines(facts: dict[str, Any], width: int | None = None) -> list[str]:
         for one in instances
         if one["state"] == ACTIVE and one["stats"].get("heartbeat_age_ms", 0) > ALIVE
     ]
-    return [*found, *([""] if silent else []), *silent]
+    return [*found, *([""] if silent else []), *silent, *_at_boot(facts["at_boot"])]
+
+
+def _at_boot(facts: dict[str, Any]) -> list[str]:
+    if not facts["layout"]:
+        return []
+    drift = facts["drift"]
+    if facts["reasons"]:
+        word = "cannot be as declared"
+    else:
+        word = "differs from that" if drift else "is as declared"
+    declared = len(facts["layout"].get("instances", ()))
+    said = f"{declared} instance{'' if declared == 1 else 's'} declared in {facts['path']}"
+    return ["", f"At boot: {said}. The host {word}{':' if drift else '.'}", *(f"  {one}" for one in drift)]
 
 
 def _row(one: dict[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.divide import re
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.converge import converge
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFs, Paths
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.options import (
+    BOOT,
     CONSOLE,
     HEADROOM,
     INFO,
@@ -41,9 +42,9 @@ NO_TEXT = ["\udcff", ["ü", "\udcff"], {"\udcff": "\udcff"}]  # bytes that are n
 PYTHON = re.compile(r"Traceback|\{'|\[None|\[\{|\['\w|None|True\b|False\b|ordinal not in|<class|Error\(")
 
 MODULES = {
-    "pool": (pool, POOL + HEADROOM + KERF, {"cpus": "2-3", "memory": "1G"}),
-    "instance": (instance, INSTANCE + KERF, {"name": "web", "cpus": 2, "memory": "128M"}),
-    "layout": (layout, LAYOUT + HEADROOM + KERF, {"instances": [{"name": "web", "cpu_count": 1}]}),
+    "pool": (pool, POOL + HEADROOM + KERF + BOOT, {"cpus": "2-3", "memory": "1G"}),
+    "instance": (instance, INSTANCE + KERF + BOOT, {"name": "web", "cpus": 2, "memory": "128M"}),
+    "layout": (layout, LAYOUT + HEADROOM + KERF + BOOT, {"instances": [{"name": "web", "cpu_count": 1}]}),
     "info": (info, INFO, {}),
     "console": (console, CONSOLE, {"name": "web", "timeout": 1}),
 }

@@ -10,6 +10,9 @@ import pytest
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
+from ansible_collections.mkops.multikernel.plugins.doc_fragments.at_boot import (
+    ModuleDocFragment as AtBootFragment,
+)
 from ansible_collections.mkops.multikernel.plugins.doc_fragments.headroom import (
     ModuleDocFragment as HeadroomFragment,
 )
@@ -28,6 +31,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.common.text impo
 )
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.machine import Instance
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.options import (
+    BOOT,
     CONSOLE,
     HEADROOM,
     INFO,
@@ -43,6 +47,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.divide.wish impo
 from ansible_collections.mkops.multikernel.plugins.modules import console, info, layout, pool
 
 DOCUMENTED = {
+    "fragment at_boot": (BOOT, AtBootFragment.DOCUMENTATION),
     "fragment headroom": (HEADROOM, HeadroomFragment.DOCUMENTATION),
     "fragment instance": (INSTANCE, InstanceFragment.DOCUMENTATION),
     "fragment kerf": (KERF, KerfFragment.DOCUMENTATION),

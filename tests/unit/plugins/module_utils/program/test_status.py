@@ -16,7 +16,9 @@ def test_json_is_what_info_returns(host, mkops, write, layout, run_module):
     mkops("apply", write(layout))
     said = mkops("status", "--json")
     told = run_module(info, host)
-    assert json.loads(said.out) == {key: told[key] for key in ("kernel", "host", "pool", "instances")}
+    assert json.loads(said.out) == {
+        key: told[key] for key in ("kernel", "host", "pool", "instances", "at_boot")
+    }
 
 
 def test_a_table(host, mkops, write, layout, monkeypatch):
@@ -41,6 +43,29 @@ def test_a_host_that_cannot_be_divided(make_host, mkops):
     assert said.rc == 0
     assert said.out.splitlines()[1:] == ["", "There are no instances."]
     assert "mkops status: the running kernel 6.12.107-mkops has no multikernel support" in said.err
+
+
+def test_what_is_declared_for_boot(host, mkops, declare, layout):
+    path = declare()
+    mkops("apply")
+    assert mkops("status").out.splitlines()[-1] == (
+        f"At boot: 2 instances declared in {path}. The host is as declared."
+    )
+    mkops("stop", "red")
+    assert mkops("status").out.splitlines()[-2:] == [
+        f"At boot: 2 instances declared in {path}. The host differs from that:",
+        "  start red",
+    ]
+    layout["instances"] = {"red": {"cpus": "x\x1b"}}
+    declare(layout)
+    said = mkops("status")
+    assert said.rc == 0
+    assert "mkops status: at boot: instance red: cpus" in said.err
+    assert "\x1b" not in said.err
+    declare("{")
+    said = mkops("status")
+    assert (said.rc, "At boot" in said.out) == (0, False)
+    assert "mkops status: at boot:" in said.err
 
 
 def test_one_that_hangs_is_named(run_module, make_host):
