@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -169,7 +170,9 @@ class Archive:
         answer = self._state / f"resolved-{wanted}"
         refreshed = (self._state / "refreshed").stat().st_mtime_ns
         if answer.exists() and answer.stat().st_mtime_ns == refreshed:
-            return Source(*json.loads(answer.read_text()))
+            # A power cut may have left nothing in it.
+            with contextlib.suppress(ValueError, TypeError):
+                return Source(*json.loads(answer.read_bytes()))
         try:
             name, digest = parse_uri_line(self.apt("--print-uris", "download", wanted))
         except (Failure, ValueError) as error:

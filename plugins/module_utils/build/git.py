@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from ..common.command import must, run
+from ..common.command import bytes_of, must, run
 from ..common.errors import Failure
 from ..common.files import native, read_text, sha256, text_of, write_file
 from .address import masked
@@ -132,15 +132,18 @@ class Git:
                 f"{what} is not signed: it is not an annotated tag, but a keyring was given. "
                 "Have it signed, or leave keyring out and give commit"
             )
-        text, signature = split_tag(self.git(f"read {what}", "cat-file", "tag", tag_object))
+        with bytes_of(
+            ("git", "-C", self.path, "cat-file", "tag", tag_object), env=self._environment()
+        ) as process:
+            text, signature = split_tag(process.stdout.read() if process.stdout else b"")
         if not signature:
             raise Failure(
                 f"{what} is not signed with OpenPGP, but a keyring was given. "
                 "Have it signed, or leave keyring out and give commit"
             )
         data, seal = scratch / "tag", scratch / "tag.asc"
-        data.write_text(text)
-        seal.write_text(signature)
+        data.write_bytes(text)
+        seal.write_bytes(signature)
         try:
             verify_signature(what, keyring, seal, data, scratch)
         finally:

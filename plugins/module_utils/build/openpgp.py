@@ -62,7 +62,7 @@ def inner(signature: Path, data: Path) -> str:
     return unpacker if unpacker and signature.stem == data.stem else ""
 
 
-def split_tag(text: str) -> tuple[str, str]:
+def split_tag(text: bytes) -> tuple[bytes, bytes]:
     """What was signed, and the signature, of an annotated tag as `git cat-file tag` prints it."""
-    begin = text.find("-----BEGIN PGP SIGNATURE-----")
-    return (text, "") if begin < 0 else (text[:begin], text[begin:])
+    begin = text.find(b"-----BEGIN PGP SIGNATURE-----")
+    return (text, b"") if begin < 0 else (text[:begin], text[begin:])

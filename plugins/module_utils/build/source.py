@@ -26,7 +26,7 @@ from typing import Any
 
 from ..common.command import must
 from ..common.errors import Failure
-from ..common.files import native, read_record, sha256, sha256_file, text_of, write_file
+from ..common.files import native, read_record, read_text, sha256, sha256_file, text_of, write_file
 from ..common.lock import locked
 from ..common.text import shown
 from .address import file_name, is_remote, masked
@@ -322,7 +322,7 @@ class Tree:
         marker = {
             "digest": self.digest,
             "origin": self.origin.text,
-            "version": makefile_version((tree / "Makefile").read_text()),
+            "version": makefile_version(read_text(tree / "Makefile")),
             "patches": [one.name for one in self.patches],
         }
         # A build is dated with it, and must not depend on when the patches were applied.

@@ -169,10 +169,13 @@ def stream(
 
 
 @contextlib.contextmanager
-def bytes_of(argv: Sequence[str | Path], stdin: IO[bytes] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def bytes_of(
+    argv: Sequence[str | Path], stdin: IO[bytes] | None = None, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A program whose stdout is read as bytes. Whoever does not read to the end leaves it a broken pipe."""
     given = subprocess.DEVNULL if stdin is None else stdin
-    with _group(argv, env=environment(), stdin=given, stderr=subprocess.DEVNULL) as process:
+    env = environment() if env is None else dict(env)
+    with _group(argv, env=env, stdin=given, stderr=subprocess.DEVNULL) as process:
         yield process
 
 

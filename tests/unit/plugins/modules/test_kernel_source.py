@@ -202,6 +202,29 @@ def test_a_tree_whose_marker_is_damaged_is_nobodys(run, dest, repository, text):
     assert "was not made by this module" in run(**wish)["msg"]
 
 
+def test_a_signed_tag_and_a_makefile_that_are_no_utf_8(run, dest, repository, keys):
+    makefile = repository / "Makefile"
+    makefile.write_bytes(b"# f\xfcr uns\n" + makefile.read_bytes())
+    git(repository, "commit", "-q", "-a", "-m", "second")
+    message = repository.with_name("message")
+    message.write_bytes(b"Gr\xfc\xdfe\n")
+    words = (
+        "-c",
+        "i18n.commitEncoding=ISO-8859-1",
+        "tag",
+        "-u",
+        "good@example.com",
+        "-F",
+        str(message),
+        "latin",
+    )
+    git(repository, *words, GNUPGHOME=str(keys.home))
+    keyring = str(keys.home / "ring.gpg")
+    result = run(git={"url": f"file://{repository}", "tag": "latin", "keyring": keyring})
+    assert result["changed"], result
+    assert (dest / "Makefile").read_bytes().startswith(b"# f\xfcr")
+
+
 def test_what_a_tree_says_of_archives_does_not_count(run, dest, repository):
     (repository / "left-out").write_text("x\n")
     (repository / "changed").write_text("$Format:%H$\n")

@@ -165,6 +165,14 @@ def test_archive_asks_apt_once_per_refresh(tmp_path, monkeypatch):
     resolve = functools.partial(archive.resolve, "p", None, lambda text: None)
     assert resolve(60).version == resolve(60).version == "1-1"
     assert len(asked) == 1
+    # A power cut has left it empty, or half.
+    (answer,) = archive._state.glob("resolved-*")
+    for number, text in enumerate(("", "[", "[1]", "{}", "1"), 2):
+        times = answer.stat().st_mtime_ns
+        answer.write_text(text)
+        os.utime(answer, ns=(times, times))
+        assert resolve(60).version == f"1-{number}"
+    asked[:] = [()]
     # Fetched anew, the lists may have a newer version.
     os.utime(archive._state / "refreshed", (1, 1))
     assert resolve(60).version == "1-2"
