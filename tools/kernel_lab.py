@@ -414,7 +414,7 @@ def judge(tap: list[str], console: list[str], wanted: list[str]) -> tuple[dict, 
             problems.append(f"{name} ended with status {exits[name]}")
     problems += [line.removeprefix("# lab: ") for line in tap if line.startswith("# lab: probe failed")]
     if not results:
-        problems.append("there is no test result at all")
+        problems.append("there are no test results")
     if "# lab: finished" not in tap:
         problems.append(
             "the machine did not come to its end; its last lines:\n  " + "\n  ".join(console[-15:])

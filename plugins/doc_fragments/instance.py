@@ -52,7 +52,7 @@ options:
       - Bytes, or a number with V(K), V(M), V(G) or V(T) in powers of 1024, such as V(512M).
       - Needed to create the instance.
       - It grows in place in steps of the kernel's granule, usually 128 MiB, and shrinks by the pieces in
-        which it grew. Any other change means that the instance is made anew.
+        which it grew. Any other change means that the instance is recreated.
     type: str
   id:
     description: Number of the instance, 1 to 511. The kernel chooses one when this is left out.
@@ -107,14 +107,14 @@ options:
   restart:
     description:
       - What O(state=started) does with an instance that has run and does not any more.
-      - V(always) starts it. V(on-failure) starts it unless it ended cleanly or was stopped. V(never) lets
-        it rest.
+      - V(always) starts it. V(on-failure) starts it unless it ended cleanly or was stopped. V(never) leaves
+        it as it is.
       - V(on-failure) and V(never) need a kernel that tells how an instance ended.
     type: str
     choices: [always, on-failure, never]
     default: always
   allow_restart:
-    description: Stop and start a running instance when what is wished cannot be had otherwise, as with
+    description: Stop and start a running instance when a change needs it, as with
       another O(kernel), O(initrd) or O(cmdline).
     type: bool
     default: false

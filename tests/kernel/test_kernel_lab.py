@@ -56,7 +56,7 @@ def test_good_run(lab):
         (changed("# lab: exit pool 0", "# lab: exit pool 139"), "pool ended with status 139"),
         (changed("# lab: exit pool 0", None), "pool did not come to its end"),
         (changed("TAP version 13", "# lab: probe failed: nproc"), "probe failed: nproc"),
-        (["# lab: exit pool 0", "# lab: finished"], "there is no test result at all"),
+        (["# lab: exit pool 0", "# lab: finished"], "there are no test results"),
     ],
 )
 def test_bad_run(lab, tap, problem):

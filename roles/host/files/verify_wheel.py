@@ -25,7 +25,7 @@ def differences(wheel: Path, sha256: str, environment: Path | None = None) -> li
         return []
     places = sorted(environment.glob("lib/python3*/site-packages"))
     if len(places) != 1:
-        return [f"{environment} is not one virtual environment"]
+        return [f"{environment} is not a virtual environment with one Python"]
     found = []
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/")]

@@ -163,7 +163,7 @@ def stop(directory: Path, delete: bool = False) -> dict:
         while running(directory) and time.monotonic() < deadline:
             time.sleep(0.05)
     if running(directory):
-        raise LabError(f"{QEMU} of {directory} (pid {pid}) does not end, not even by SIGKILL")
+        raise LabError(f"{QEMU} of {directory} (pid {pid}) does not end, not even after SIGKILL")
     changed = pid is not None
     if delete:
         # The console logs stay: they tell what happened.
@@ -180,7 +180,7 @@ def trial(image: str, cache: Path) -> dict:
     The verdict of a trial holds until this machine is booted again.
     """
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return {"accelerator": "tcg", "reason": "/dev/kvm is not there or not ours"}
+        return {"accelerator": "tcg", "reason": "/dev/kvm does not exist, or this user may not use it"}
     verdict = cache / "accelerator.json"
     key = [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), shutil.which(QEMU)]
     with contextlib.suppress(OSError, ValueError):
@@ -204,7 +204,7 @@ def try_kvm(image: str) -> dict:
                 while qemu.poll() is None and time.monotonic() - begin < TRIAL_SECONDS:
                     if console.exists() and READY in console.read_bytes():
                         seconds = time.monotonic() - begin
-                        return {"accelerator": "kvm", "reason": f"a guest was up with it in {seconds:.0f} s"}
+                        return {"accelerator": "kvm", "reason": f"a guest was up with KVM in {seconds:.0f} s"}
                     time.sleep(0.2)
                 ended = qemu.poll()
             finally:

@@ -92,7 +92,7 @@ def with_libraries(paths: list[Path]) -> dict[Path, bytes]:
     for path in paths:
         try:
             if not path.is_absolute():
-                raise OSError(0, "the path has to be absolute, it is the same in the image")
+                raise OSError(0, "the path has to be absolute, because it is the same in the image")
             found[path] = program = path.read_bytes()
             loader = interpreter(program) if is_elf(program) else None
             if loader is None:  # static, or a script
@@ -104,7 +104,9 @@ def with_libraries(paths: list[Path]) -> dict[Path, bytes]:
             # "libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x7f...)"
             names = [line.split("=>")[1].split()[0] for line in listed.stdout.splitlines() if "=>" in line]
             if listed.returncode or "not" in names:
-                raise OSError(0, f"its libraries are not all here: {listed.stdout}{listed.stderr}".strip())
+                raise OSError(
+                    0, f"some of its libraries are missing here: {listed.stdout}{listed.stderr}".strip()
+                )
             found |= {Path(name): Path(name).read_bytes() for name in names}
         except OSError as error:
             reasons.append(f"program {path}: {error.strerror}")

@@ -172,7 +172,7 @@ def test_stop_spares_a_process_that_only_has_the_pid(lab_vm, spec):
 @pytest.mark.parametrize(
     "environment, accelerator, reason",
     [
-        ({"FAKE_CONSOLE": "lab-ready"}, "kvm", "a guest was up with it in 0 s"),
+        ({"FAKE_CONSOLE": "lab-ready"}, "kvm", "a guest was up with KVM in 0 s"),
         ({"FAKE_CONSOLE": "Linux version"}, "tcg", "a guest was not up with KVM in 1 s"),
         ({"FAKE_DIES": "MSR"}, "tcg", "QEMU with KVM ended by itself (rc 1): MSR"),
     ],

@@ -164,7 +164,7 @@ def test_an_unmodified_wheel(installed):
         ),
         (lambda site: (site / "kerf/data/blob").unlink(), "blob is missing"),
         (lambda site: (site / "kerf/extra.py").write_bytes(b""), "extra.py was added"),
-        (lambda site: site.rename(site.with_name("elsewhere")), "is not one virtual environment"),
+        (lambda site: site.rename(site.with_name("elsewhere")), "is not a virtual environment"),
     ],
 )
 def test_a_modified_wheel(installed, harm, word):

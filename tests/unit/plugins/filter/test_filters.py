@@ -41,6 +41,8 @@ def test_filters(name, arguments, result):
         ("instance_addresses", [[], "10.0.0.1/24"], "the network is 10.0.0.0/24"),
         ("instance_addresses", [[], "x"], "'x' is not a network"),
         ("instance_addresses", [["web"], "10.0.0.0/24"], "'web' is not an instance"),
+        ("instance_addresses", [[{"name": "a"}], "10.0.0.0/24"], ": a dictionary is not an instance"),
+        ("instance_addresses", [[None], "10.0.0.0/24"], ": nothing is not an instance"),
         ("instance_addresses", [[{"name": "a", "id": 255}], "10.0.0.0/24"], "no address number 255 for a"),
     ],
 )

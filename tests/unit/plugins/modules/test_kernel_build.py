@@ -384,6 +384,7 @@ def test_all_reasons_at_once(toy, tmp_path, monkeypatch):
         ({"source": {"path": str(tmp_path)}}, "is a directory that was not made by kernel_source"),
         ({"source": {"package": "p", "keyring": "/gone"}}, "source.keyring /gone is not a file"),
         ({"config": ["\0"]}, "is not a file"),
+        ({"source": {"path": str(tmp_path / "any.gz")}}, "source.path needs source.checksum, of the form"),
     ):
         (reason,) = toy.run(**wish)["problems"]
         assert word in reason

@@ -39,7 +39,11 @@ ODD = [
     *({}, {"a": None}, {"a": {"b": []}}, {"0": "1G", "x": True}, {"name": 5}),
 ]
 NO_TEXT = ["\udcff", ["ü", "\udcff"], {"\udcff": "\udcff"}]  # bytes that are no UTF-8
-PYTHON = re.compile(r"Traceback|\{'|\[None|\[\{|\['\w|None|True\b|False\b|ordinal not in|<class|Error\(")
+PYTHON = re.compile(
+    r"Traceback|\{'|\{\}|\[None|\[\{|\[\]|\['\w|None|True\b|False\b|ordinal not in"
+    r"|<class|\[<|<\w+ object|Error\("
+)
+TWICE = re.compile(r"(?:^|: )(\w+): \1: ")  # the same option, or object, in front of itself
 
 MODULES = {
     "pool": (pool, POOL + HEADROOM + KERF + BOOT, {"cpus": "2-3", "memory": "1G"}),
@@ -77,6 +81,7 @@ def check(result):
     assert "msg" in result or not result.get("failed")
     for text in [result.get("msg", ""), *result.get("reasons", []), *result.get("depends", [])]:
         assert not PYTHON.search(text), text
+        assert not TWICE.search(text), text
     assert sum(map(len, result.get("reasons", []))) < 20000
 
 

@@ -33,6 +33,8 @@ def test_lost_options_tell_their_reasons(tree):
     assert smp == "CONFIG_SMP=y (w.config:1): it is not set in the result: it depends on !UP"
     assert "the result has 8" in cpus
     assert "no such symbol" in multikernel
+    error = lost_error(tree, kconfig.lost(wanted, {"NR_CPUS": "64", "SMP": "y"}), {"X86": "y"})
+    assert str(error).splitlines()[0] == "1 wanted option is not in the final .config:"
 
 
 def test_packed_configuration_is_read_like_a_plain_one(tmp_path):
