@@ -44,6 +44,7 @@ class Applier:
         self._starts: dict[str, Done] = {}
         self._epochs: dict[str, int | None] = {}  # of what was started, right after that
         self.done: list[Step] = []
+        self._then: list[Step] = []  # what the step that is under way had to do after it
         self.console: dict[str, list[str]] = {}
 
     @property
@@ -58,8 +59,12 @@ class Applier:
         with self._kerf.imported():
             for step in steps:
                 with Attempt(self._kernel) as attempt:
-                    self._take(step, attempt)
-                self.done.append(step)
+                    try:
+                        self._take(step, attempt)
+                        self.done.append(step)
+                    finally:
+                        self.done += self._then
+                        self._then = []
 
     def await_again(self, instance: Instance) -> None:
         """One that runs already, and that an earlier run has waited for in vain."""
@@ -136,9 +141,8 @@ class Applier:
         for between in anew:
             with Attempt(self._kernel) as attempt:
                 self._take(between, attempt)
-            self.done.append(
-                replace(between, text=f"{between.action} {step.name}: changing its CPUs needs a restart")
-            )
+            told = replace(between, text=f"{between.action} {step.name}: changing its CPUs needs a restart")
+            (self.done if between.action == "kill" else self._then).append(told)
             if between.action == "kill":
                 done = self._kerf.call(words)
         return done

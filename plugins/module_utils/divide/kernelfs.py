@@ -334,6 +334,8 @@ class KernelFs:
                 srat = self.paths.at("/sys/firmware/acpi/tables/SRAT").read_bytes()
             domains = parse_srat(srat)
             numbers = {domain: number for number, domain in enumerate(sorted(set(domains.values())))}
+            # What other CPUs of a domain show comes before any rule: firmware may list them in any order.
+            numbers.update({domains[apic]: node for apic, node in nodes.items() if apic in domains})
             nodes.update({apic: numbers[domains[apic]] for apic in missing if apic in domains})
         return nodes
 

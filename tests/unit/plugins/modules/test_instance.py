@@ -424,7 +424,8 @@ def test_a_kernel_that_does_not_tell_the_boot_cpu_may_say_no(make_host, run_modu
     assert host.instances["web"].epoch == 1
     result = run_module(instance, host, state="started", allow_restart=True, **{**wish, "cpus": "2,4"})
     assert (result["instance"]["cpus"], result["instance"]["state"]) == ([2, 4], "active")
-    assert result["steps"] == ["kill", "start", "set_cpus"]
+    assert result["steps"] == ["kill", "set_cpus", "start"]
+    assert [command.split()[1] for command in result["commands"]][-3:] == ["kill", "update", "start"]
     assert host.instances["web"].epoch == 2
     assert not run_module(instance, host, state="started", **{**wish, "cpus": "2,4"})["changed"]
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import time
 
@@ -87,6 +88,20 @@ def test_logical_numbers_without_the_kernels_help(make_host):
     entries = b"".join(bytes([0, 8, 0, apic, 1, 0, 0, 0]) for apic in (0, 2, 4, 6))
     host.write("/sys/firmware/acpi/tables/APIC", bytes(44) + entries)
     assert reader(host).read().logical([0, 4]) == [0, 2]
+
+
+def test_nodes_of_pooled_cpus_are_those_of_others_in_their_domain(make_host):
+    """Linux numbers domains as it comes to them, which need not be the order of their numbers."""
+    host = make_host(cpus=4, nodes=2, pool_cpus=[2, 6], chunks=[(POOL_BASE, 256 * MIB, 0)])
+    for cpu in (1, 3):
+        shutil.rmtree(host.root / f"sys/devices/system/node/node{cpu // 2}/cpu{cpu}")
+    domains = {0: 7, 2: 7, 4: 3, 6: 3}
+    entries = b"".join(
+        struct.pack("<BBBBIBBBBI", 0, 16, domain, apic, 1, 0, 0, 0, 0, 0) for apic, domain in domains.items()
+    )
+    host.write("/sys/firmware/acpi/tables/SRAT", bytes(48) + entries)
+    node = KernelFs(Paths(str(host.root))).read().topology.node
+    assert node == {0: 0, 2: 0, 4: 1, 6: 1}
 
 
 def test_numa(make_host):
