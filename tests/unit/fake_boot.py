@@ -319,7 +319,14 @@ class Simulated(BootHost):
         return 0, "".join(f"{name} {self.dpkg[name]}\n" for name in names if name in self.dpkg)
 
     def _dpkg_deb(self, words):
-        return 0, f"Package: {self.package(words[1])}\nInstalled-Size: 10\n"
+        if words[0] == "--contents":
+            name = self.package(words[1]).removeprefix("linux-image-")
+            files = [("./boot/", "drwxr-xr-x", 0), (f"./boot/vmlinuz-{name}", "-rw-r--r--", 5 << 20)]
+            files += [(f"./lib/modules/{name}/boot/x.ko", "-rw-r--r--", 9 << 20)]
+            return 0, "".join(
+                f"{mode} root/root {size:9} 2026-01-01 10:00 {path}\n" for path, mode, size in files
+            )
+        return 0, f"Package: {self.package(words[1])}\nInstalled-Size: 20480\n"
 
     def _dpkg(self, words):
         action, *names = (word for word in words if not word.startswith("--force-"))

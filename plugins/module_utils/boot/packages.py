@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import re
 import shutil
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..common.errors import Failure
 from .access import Access
@@ -19,7 +21,8 @@ from .access import Access
 # Each is held by whoever changes packages, the first one by apt for as long as it works.
 LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock")
 IMAGE = "linux-image-"
-_PLACES = ("/boot", "/lib/modules", "/var/lib/dpkg")
+_RECORDS = 8 << 20  # bytes; what dpkg writes down
+_IN_BOOT = re.compile(r"^-\S+ +\S+ +([0-9]+) .*? \./boot/", re.MULTILINE)
 GONE = ("", "not-installed", "config-files")
 _LOCKED = "locked by another process"  # how dpkg says it
 _FLOCK = "hhqqi4x"  # struct flock: type, whence, start, length, process
@@ -79,31 +82,47 @@ def holder(access: Access) -> str:
     return ""
 
 
-def _read(access: Access, files: Sequence[str]) -> tuple[list[str], int]:
-    """Names of the packages in these files, and the bytes that they need."""
-    names, size = [], 0
+def _read(access: Access, files: Sequence[str]) -> tuple[list[str], dict[str, int]]:
+    """Names of the packages in these files, and the bytes that they need in each place."""
+    names, size, boot = [], 0, 0
     for path in files:
         argv = ["dpkg-deb", "--field", path, "Package", "Installed-Size"]
         fields = access.run(argv, f"read the package {path}").stdout
         facts = dict(line.split(": ", 1) for line in fields.splitlines() if ": " in line)
         names.append(facts.get("Package", ""))
         size += int(facts.get("Installed-Size", 0)) * 1024
-    return names, size
+        listed = access.run(["dpkg-deb", "--contents", path], f"read the package {path}").stdout
+        boot += sum(int(bytes_) for bytes_ in _IN_BOOT.findall(listed))
+    # What it has in its initramfs is not known yet: as much as the largest that is there.
+    made = max((path.stat().st_size for path in access.at("/boot").glob("initrd.img-*")), default=0)
+    return names, {"/boot": boot + made, "/lib/modules": max(size - boot, 0), "/var/lib/dpkg": _RECORDS}
+
+
+def _device(path: Path) -> int:
+    return path.stat().st_dev
+
+
+def _no_room(access: Access, needs: Mapping[str, int]) -> str:
+    """Where there is not enough, places of one file system together; empty if there is."""
+    paths = {place: access.at(place) if access.at(place).exists() else access.at("/") for place in needs}
+    together: dict[int, list[str]] = {}
+    for place, path in paths.items():
+        together.setdefault(_device(path), []).append(place)
+    for places in together.values():
+        free, size = shutil.disk_usage(paths[places[0]]).free, sum(needs[place] for place in places)
+        if free < size:
+            return f"{', '.join(places)}: {free >> 20} MiB free, but {{}} needs {size >> 20} MiB"
+    return ""
 
 
 def check(access: Access, release: str, files: Sequence[str]) -> list[str]:
     """Names of the packages in these files, or a Failure if they cannot be installed. Nothing is changed."""
     wanted = f"{IMAGE}{release}"
-    names, size = _read(access, files)
+    names, needs = _read(access, files)
     if wanted not in names:
         raise Failure(f"nothing was installed: {wanted} is not among the packages ({', '.join(names)})")
-    for place in _PLACES:
-        free = shutil.disk_usage(access.at(place) if access.at(place).exists() else access.at("/")).free
-        if free < size:
-            raise Failure(
-                f"nothing was installed: {place} has {free >> 20} MiB free, but {wanted} needs "
-                f"{size >> 20} MiB; make room"
-            )
+    if why := _no_room(access, needs):
+        raise Failure(f"nothing was installed: {why.format(wanted)}; make room")
     if who := holder(access):
         raise Busy(who)
     return names

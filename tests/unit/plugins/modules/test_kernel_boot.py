@@ -313,6 +313,43 @@ def test_a_full_boot_is_noticed_before(machine, monkeypatch):
     assert machine.debs == {OLD}
 
 
+@pytest.mark.parametrize(
+    ("free", "reason"),
+    [
+        ({"boot": 30, "lib": 100, "var": 100}, ""),  # it need not hold the modules
+        ({"boot": 20, "lib": 100, "var": 100}, f"/boot: 20 MiB free, but linux-image-{NEW} needs 25 MiB"),
+        (
+            {"boot": 30, "lib": 10, "var": 100},
+            f"/lib/modules: 10 MiB free, but linux-image-{NEW} needs 15 MiB",
+        ),
+        ({"boot": 30, "lib": 100, "var": 1}, "/var/lib/dpkg: 1 MiB free"),
+        ({"": 40}, "/boot, /lib/modules, /var/lib/dpkg: 40 MiB free, but"),
+        ({"": 50}, ""),
+    ],
+)
+def test_room_by_file_system(machine, monkeypatch, free, reason):
+    """The initramfs takes room in /boot as well: as much as the one of another kernel."""
+    with machine.at(f"/boot/initrd.img-{OLD}").open("wb") as file:
+        file.truncate(20 << 20)
+    machine.at("/lib/modules").mkdir(parents=True)
+    system = {machine.at(f"/{name}") if name else machine.at("/"): name for name in free}
+
+    def system_of(path):
+        return next(name for root, name in system.items() if path.is_relative_to(root))
+
+    numbers = {name: number for number, name in enumerate(free)}
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            packages.shutil, "disk_usage", lambda path: SimpleNamespace(free=free[system_of(path)] << 20)
+        )
+        patched.setattr(packages, "_device", lambda path: numbers[system_of(path)])
+        if not reason:
+            packages.check(machine, NEW, ["/tmp/" + NEW + ".deb"])
+            return
+        with pytest.raises(Failure, match=re.escape(reason)):
+            packages.check(machine, NEW, ["/tmp/" + NEW + ".deb"])
+
+
 def test_the_image_for_spawns_is_placed_once(machine, tmp_path):
     image = tmp_path / "vmlinux"
     image.write_text("elf")

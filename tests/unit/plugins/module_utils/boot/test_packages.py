@@ -161,7 +161,7 @@ def test_packages_of_another_kernel_are_named(host, deb):
 
 def test_a_full_disk_is_noticed_before(host, deb, monkeypatch):
     monkeypatch.setattr(packages.shutil, "disk_usage", lambda _path: SimpleNamespace(free=1))
-    with pytest.raises(Failure, match=r"/boot has 0 MiB free, .*; make room"):
+    with pytest.raises(Failure, match=r"/boot, /lib/modules, /var/lib/dpkg: 0 MiB free, .*; make room"):
         packages.check(host, NEW, [deb(IMAGE)])
 
 
