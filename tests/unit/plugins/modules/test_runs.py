@@ -14,6 +14,7 @@ import pytest
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import apply as _apply
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import converge as _converge
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide import planner as _planner
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import ready as _ready
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFsError
 from ansible_collections.mkops.multikernel.plugins.modules import instance, layout, pool
@@ -110,9 +111,9 @@ def test_a_change_is_made_under_the_lock_and_waiting_is_not(pooled, run_module, 
 
 def test_check_mode_plans_without_the_lock(pooled, run_module, wish, monkeypatch):
     seen = []
-    make_plan = _converge.make_plan
+    make_plan = _planner.make_plan
     monkeypatch.setattr(
-        _converge, "make_plan", lambda *args: seen.append(is_locked(pooled)) or make_plan(*args)
+        _planner, "make_plan", lambda *args: seen.append(is_locked(pooled)) or make_plan(*args)
     )
     run_module(instance, pooled, _check=True, **wish)
     run_module(instance, pooled, **wish)
