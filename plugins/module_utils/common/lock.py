@@ -57,11 +57,11 @@ def locked(
 
 
 @contextlib.contextmanager
-def host_lock(path: Path, timeout: float = TIMEOUT) -> Iterator[None]:
+def host_lock(path: Path, timeout: float = TIMEOUT, restarting: bool = False) -> Iterator[None]:
     """The one lock of a host, held by whatever divides it or changes its kernels.
 
     A kerf that is called meanwhile holds it as well. Its directory is root's alone, so that nobody else can
-    take it. Raises Failure.
+    take it. restarting: also while the host is about to restart, for what only stops kernels. Raises Failure.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -81,7 +81,7 @@ def host_lock(path: Path, timeout: float = TIMEOUT) -> Iterator[None]:
                 f"{path} cannot be locked ({error.strerror}): {path.parent} has to be a directory"
                 " that root can write to"
             ) from error
-        if restart_announced(path):
+        if restart_announced(path) and not restarting:
             raise Failure("the host is about to restart, to boot another kernel: run again when it is back")
         yield
 

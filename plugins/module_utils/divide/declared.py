@@ -79,7 +79,7 @@ def change(paths: Paths, request: Request, machine: Machine, kerf: str) -> Chang
     """What is kept when the request is granted. Nothing is written yet."""
     try:
         before = declared(paths)
-        flat = _flat(before, machine, text_of(paths.layout))
+        flat = flattened(before, machine, text_of(paths.layout))
         after = _changed(flat, request, kerf)
     except Refused as refused:
         return Change(paths, {}, {}, refused.reasons)
@@ -91,8 +91,10 @@ def change(paths: Paths, request: Request, machine: Machine, kerf: str) -> Chang
     return Change(paths, before, after, tuple(reasons))
 
 
-def _flat(layout: Mapping[str, Any], machine: Machine, called: str) -> dict[str, Any]:
-    """The same layout, with all options of an instance in one place and without what goes without saying."""
+def flattened(layout: Mapping[str, Any], machine: Machine, called: str) -> dict[str, Any]:
+    """The same layout: all options of an instance in one place, instances by name, without what goes without
+    saying. called: what messages call it. Raises Refused with all that is wrong with it by itself.
+    """
     request = layout_request(layout, machine, NoImages())
     if faults := [*request.reasons, *wish_reasons(request.wish)]:
         raise Refused(*(f"{called}: {reason}" for reason in faults))

@@ -9,12 +9,13 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from ..common.errors import Failure
+from ..common.errors import Failure, Refused
 from ..common.files import text_of
+from ..common.lock import TIMEOUT, host_lock
 from ..divide.converge import Make, Result, converge
 from ..divide.declared import declared
 from ..divide.image import Images, NoImages
@@ -24,9 +25,12 @@ from ..divide.machine import ACTIVE, Machine, absence_reasons
 from ..divide.request import Request, instance_request, layout_request
 from ..divide.versions import DEFAULT_KERF
 from ..divide.wish import Manner
-from .output import complain, say
+from .output import complain, complain_of_all, notify, say
 
 ENDED_BADLY = 4  # exit code of run
+_SLACK = (
+    TIMEOUT + 60
+)  # seconds that systemd allows beside those for shutting down: to wait for the lock, for force
 _LOOK = 1.0  # seconds between two looks at whether an instance still runs
 _ADOPTED = ("wait_for", "wait", "timeout")  # of what is declared, all that is about one that runs already
 
@@ -69,24 +73,29 @@ def _report(result: Result, called: str, check: bool) -> None:
 # run
 
 
-def run(paths: Paths, name: str, kerf: str | None) -> int:
+def run(paths: Paths, name: str, kerf: str | None, service: bool = False) -> int:
     """Have an instance run, and stay until it does not any more. Returns the exit code.
 
     One that runs already is left as it is. Otherwise it is made, loaded and started as the host's declared
-    layout says; one that is not declared there is started as it is loaded.
+    layout says; one that is not declared there is started as it is loaded. service: a unit of systemd, whose
+    end is the instance's as well; systemd is told when the instance is ready.
     """
     layout = declared(paths)
-    kernel = KernelFs(paths)
+    path = kerf_of(layout, kerf)
     with _signals():
         try:
-            result = converge(paths, kerf_of(layout, kerf), False, _running(name, layout))
+            result = converge(paths, path, False, _running(name, layout))
             for warning in result.warnings:
                 complain(f"warning: {warning}")
             say(f"{name}: {', '.join(result.actions) or 'is running already'}")
-            return _follow(kernel, name)
+            notify("READY=1", f"STATUS={name} is running")
+            return _follow(KernelFs(paths), name)
         except Stopped:
-            say(f"{name}: it is left as it is")
-            return 0
+            if not service:
+                say(f"{name}: it is left as it is")
+                return 0
+    _stop(paths, name, path, layout)
+    return 0
 
 
 def only(layout: Mapping[str, Any], name: str, **more: Any) -> dict[str, Any] | None:
@@ -150,7 +159,7 @@ def _follow(kernel: KernelFs, name: str) -> int:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """SIGTERM and SIGINT end this process, and not what it has started."""
+    """SIGTERM and SIGINT raise Stopped: what was started goes on."""
 
     def stop(_number: int, _frame: object) -> None:
         raise Stopped
@@ -172,25 +181,47 @@ def stop(paths: Paths, name: str, timeout: int | None, force: bool | None, kerf:
     timeout: seconds that it has for that; None: as declared, or 60. force: True does not ask, False never
     uses force.
     """
-    layout = declared(paths)
-    path = kerf_of(layout, kerf)
+    layout: dict[str, Any] = {}
+    try:
+        layout = declared(paths)
+    except Refused as refused:
+        # No reason to let it run; only the time that is declared is not known.
+        complain_of_all("warning", refused.reasons)
+    _stop(paths, name, kerf_of(layout, kerf), layout, timeout, force)
+
+
+def _stop(
+    paths: Paths,
+    name: str,
+    kerf: str,
+    layout: Mapping[str, Any],
+    timeout: int | None = None,
+    force: bool | None = None,
+) -> None:
     kernel = KernelFs(paths)
     try:
-        result = converge(paths, path, False, _resting(name, layout, timeout, bool(force)))
+        result = _halt(kernel, kerf, _resting(name, layout, timeout, bool(force)))
     except Failure as failure:
         if force is not None or kernel.status(name) != ACTIVE:
             raise
         complain(f"{failure}")
         complain(f"{name}: it did not shut down when asked, so it is stopped by force")
-        result = converge(paths, path, False, _resting(name, layout, timeout, True))
+        result = _halt(kernel, kerf, _resting(name, layout, timeout, True))
     for warning in result.warnings:
         complain(f"warning: {warning}")
     say(f"{name}: {'stopped' if result.changed else 'it is not running'}")
 
 
+def _halt(kernel: KernelFs, kerf: str, make: Make) -> Result:
+    """Also while the host is about to restart: that is when units stop."""
+    with host_lock(kernel.paths.lock, restarting=True) if kernel.privileged else nullcontext():
+        return converge(kernel.paths, kerf, False, make, locked=True)
+
+
 def _resting(name: str, layout: Mapping[str, Any], timeout: int | None, force: bool) -> Make:
     def make(machine: Machine, images: Images) -> Request:
         seconds = _declared_manner(layout, name, machine).stop_timeout if timeout is None else timeout
+        notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int((seconds + _SLACK) * 1e6)}")
         wish = {"name": name, "state": "stopped", "force": force, "stop_timeout": seconds}
         request = instance_request(wish, machine, images)
         request.reasons += absence_reasons(machine, name)

@@ -63,6 +63,9 @@ def parser(version: str) -> argparse.ArgumentParser:
 
     run = command("run", "start an instance, and wait until it ends")
     run.add_argument("name", metavar="NAME", help="the instance")
+    run.add_argument(
+        "--service", action="store_true", help="as a unit of systemd: SIGTERM stops the instance as well"
+    )
     kerf(run)
 
     stop = command("stop", "stop an instance: ask it to shut down, and use force when it does not")
@@ -77,6 +80,16 @@ def parser(version: str) -> argparse.ArgumentParser:
     force.add_argument("--force", action="store_true", help="do not ask first; it cannot sync its disks")
     force.add_argument("--no-force", action="store_true", help="fail when it does not shut down")
     kerf(stop)
+
+    boot = command("boot", "take what this host keeps for its boot, as the units of systemd do")
+    boot.add_argument(
+        "stage",
+        metavar="STAGE",
+        choices=("reserve", "start", "adopt"),
+        help="reserve: the pool, and CPUs and memory of all instances; start: the units of those that are to"
+        " run, and load the others; adopt: the units of those that run already",
+    )
+    kerf(boot)
 
     console = command("console", "show what an instance says, and type to it; Ctrl-] leaves")
     console.add_argument("name", metavar="NAME", help="the instance")
@@ -132,7 +145,11 @@ def _run(args: argparse.Namespace, paths: Paths) -> int:
     elif args.command == "run":
         from .change import run
 
-        return run(paths, args.name, args.kerf)
+        return run(paths, args.name, args.kerf, args.service)
+    elif args.command == "boot":
+        from .boot import boot
+
+        boot(paths, args.stage, args.kerf)
     else:
         from .change import stop
 

@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -22,7 +25,7 @@ _DETAILS = {
 
 def say(text: str) -> None:
     """A line for whoever has asked."""
-    print(harmless(text))
+    print(harmless(text), flush=True)
 
 
 def complain(text: str) -> None:
@@ -43,6 +46,16 @@ def complain_of_failure(title: str, message: str, details: Mapping[str, Any]) ->
     for key, heading in _DETAILS.items():
         if details.get(key):
             complain_of_all(heading, details[key])
+
+
+def notify(*lines: str) -> None:
+    """Tell systemd, where it has started this, how the service is: sd_notify(3)."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.connect("\0" + address[1:] if address[0] == "@" else address)
+        channel.sendall("\n".join(lines).encode())
 
 
 def table(rows: Iterable[Iterable[str]], width: int | None = None) -> list[str]:

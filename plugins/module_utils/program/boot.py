@@ -1,0 +1,81 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""mkops boot: what the units of systemd do with the layout that a host keeps. It is in stages.
+
+reserve: early, while memory is in large pieces, the pool, and CPUs and memory of all instances, in one plan,
+so that none takes what another one names. start: later, the unit of each instance that is to run, and the
+others are loaded. adopt: when the layout was changed, the units of those that run and are declared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..common.command import must
+from ..common.files import text_of
+from ..divide.converge import converge
+from ..divide.declared import declared, flattened
+from ..divide.kernelfs import KernelFs, Paths
+from ..divide.machine import ACTIVE
+from ..divide.request import layout_request
+from .change import kerf_of
+from .output import complain, say
+
+STAGES = ("reserve", "start", "adopt")
+_RESERVED = ("cpus", "cpu_count", "cpu_policy", "memory", "id")
+_HOST = ("pool", "headroom", "host_cpus")
+
+
+def boot(paths: Paths, stage: str, kerf: str | None) -> None:
+    """Take one of the stages. Raises Refused with all reasons when the layout is none any more."""
+    layout = declared(paths)
+    if not layout:
+        say(f"nothing is declared in {text_of(paths.layout)}")
+        return
+    machine = KernelFs(paths).read()
+    flat = flattened(layout, machine, text_of(paths.layout))
+    instances = {name: one for name, one in flat.get("instances", {}).items() if one.get("state") != "absent"}
+    path = kerf_of(layout, kerf)
+    started = [name for name, one in instances.items() if one.get("state") == "started"]
+    if stage == "reserve":
+        reserved = {name: _only(one, _RESERVED) for name, one in instances.items()}
+        _make({**_only(flat, _HOST), "instances": reserved}, paths, path)
+    elif stage == "adopt":
+        running = [name for name, one in machine.instances.items() if one.status == ACTIVE]
+        _start_units([name for name in started if name in running])
+    else:
+        _start_units(started)
+        others = {name: one for name, one in instances.items() if name not in started}
+        _make({"instances": others}, paths, path)
+
+
+def unit_of(name: str) -> str:
+    """All that the name of an instance may have can stand in the name of a unit as it is."""
+    return f"mkops@{name}.service"
+
+
+def _only(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: values[name] for name in names if name in values}
+
+
+def _make(layout: Mapping[str, Any], paths: Paths, kerf: str) -> None:
+    if not (layout["instances"] or "pool" in layout):
+        return
+    result = converge(
+        paths, kerf, False, lambda machine, images: layout_request(layout, machine, images), suppose=False
+    )
+    for warning in result.warnings:
+        complain(f"warning: {warning}")
+    for step in result.steps:
+        say(step)
+
+
+def _start_units(names: list[str]) -> None:
+    """Nobody waits for them here: each has its own time, and its own result."""
+    if names:
+        units = [unit_of(name) for name in names]
+        must(["systemctl", "start", "--no-block", *units], "start the units of instances", timeout=60)
+        say(f"started: {', '.join(units)}")

@@ -1,0 +1,179 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the units do at boot, and what they are."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ansible_collections.mkops.multikernel.plugins.module_utils.common import lock as _lock
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.wish import name_reasons
+from ansible_collections.mkops.multikernel.plugins.module_utils.program import boot, main
+
+ROLE = Path(__file__).resolve().parents[5] / "roles/host"
+UNITS = ROLE / "files/units"
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The units that systemd was asked to start."""
+    calls = []
+    monkeypatch.setattr(boot, "must", lambda argv, _purpose, **_manner: calls.append(argv))
+    return calls
+
+
+def test_a_boot(host, mkops, declare, layout, started):
+    layout["instances"]["red"] = {"cpu_count": 1}  # which may not take the CPU that blue names
+    layout["instances"]["blue"]["cpus"] = 2
+    layout["instances"]["gone"] = {"state": "absent"}
+    declare()
+    reserved = mkops("boot", "reserve")
+    assert (reserved.rc, reserved.err) == (0, "")
+    assert [call[0] for call in host.changes] == ["init", "create", "create"]
+    assert {name: (one.cpus, one.status) for name, one in host.instances.items()} == {
+        "red": ([6], "ready"),
+        "blue": ([4], "ready"),
+    }
+    begun = mkops("boot", "start")
+    assert (begun.rc, host.instances["blue"].status) == (0, "loaded")
+    assert started == [["systemctl", "start", "--no-block", "mkops@red.service"]]
+    assert [mkops("boot", "reserve").rc, mkops("boot", "adopt").rc] == [0, 0]
+    assert len(started) == 1  # red does not run yet
+    mkops("apply")
+    assert mkops("boot", "adopt").rc == 0
+    assert started[1:] == [["systemctl", "start", "--no-block", "mkops@red.service"]]
+
+
+@pytest.mark.parametrize("stage", boot.STAGES)
+def test_nothing_is_declared(host, mkops, started, stage):
+    said = mkops("boot", stage)
+    assert (said.rc, said.out.startswith("nothing is declared in ")) == (0, True)
+    assert (started, host.changes) == ([], [])
+
+
+@pytest.mark.parametrize("stage", boot.STAGES)
+def test_nonsense_is_told_with_all_reasons(host, mkops, declare, layout, started, stage):
+    layout["instances"] = {"a": {"cpus": "x"}, "b": {"id": 9999}}
+    declare()
+    said = mkops("boot", stage)
+    assert said.rc == 3
+    assert "instance a: cpus" in said.err
+    assert "instance b: id" in said.err
+    assert (started, host.changes) == ([], [])
+
+
+def test_an_image_that_is_gone_keeps_no_other_one_from_running(host, mkops, declare, layout, started):
+    layout["instances"]["blue"]["kernel"] = "/gone"
+    declare()
+    assert mkops("boot", "reserve").rc == 0
+    said = mkops("boot", "start")
+    assert (said.rc, "/gone" in said.err) == (3, True)
+    assert started == [["systemctl", "start", "--no-block", "mkops@red.service"]]
+
+
+# run --service
+
+
+@pytest.fixture
+def systemd(tmp_path, monkeypatch):
+    """What a service tells systemd."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(tmp_path / "notify"))
+        channel.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        yield channel
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_service_is_ready_and_ends_with_its_instance(host, mkops, declare, systemd, restarts):
+    declare()
+    mkops("apply")
+    timer = threading.Timer(1.5, signal.raise_signal, [signal.SIGTERM])
+    timer.start()
+    if restarts:
+        _lock.announce_restart(host.root / "run/mkops/host.lock")
+        _lock.withdraw_restart(host.root / "run/mkops/host.lock")
+        threading.Timer(1, _lock.announce_restart, [host.root / "run/mkops/host.lock"]).start()
+    said = mkops("run", "--service", "red")
+    assert (said.rc, said.out.splitlines()[-1]) == (0, "red: stopped")
+    assert host.instances["red"].exit_reason == "clean: power off"
+    assert systemd.recv(1000).decode() == "READY=1\nSTATUS=red is running"
+    stopping = systemd.recv(1000).decode()
+    assert stopping.startswith("STOPPING=1\nEXTEND_TIMEOUT_USEC=")
+    assert int(stopping.rpartition("=")[2]) > (7 + 300) * 10**6
+
+
+def test_one_that_does_not_become_ready_is_no_service(host, mkops, declare, layout, systemd, monkeypatch):
+    monkeypatch.setattr(
+        "ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs.KernelFs.heartbeat_age",
+        lambda _kernel, _name: None,
+    )
+    layout["instances"]["red"].update(wait="heartbeat", timeout=1)
+    declare()
+    mkops("boot", "reserve")
+    said = mkops("run", "--service", "red")
+    assert said.rc == 1
+    systemd.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        systemd.recv(1000)
+
+
+def test_stop_does_not_depend_on_what_is_declared(host, mkops, declare):
+    declare()
+    mkops("apply")
+    declare("{")
+    said = mkops("stop", "red")
+    assert (said.rc, host.instances["red"].status) == (0, "loaded")
+    assert said.err.startswith("warning:\n  ")
+
+
+# The units
+
+
+def test_the_role_installs_every_unit():
+    listed = yaml.safe_load((ROLE / "vars/main.yml").read_text())
+    assert sorted(path.name for path in UNITS.iterdir()) == listed["host_units"]
+    for path in UNITS.iterdir():
+        enabled = path.name in listed["host_units_enabled"]
+        assert enabled == ("[Install]" in path.read_text()) or "@" in path.name
+
+
+def test_the_units_call_commands_that_there_are():
+    calls = re.findall(
+        r"^Exec\w+=/usr/local/sbin/mkops (.*)$", "\n".join(map(Path.read_text, UNITS.iterdir())), re.M
+    )
+    assert len(calls) == 4
+    for call in calls:
+        main.parser("1").parse_args(call.replace("%i", "red").split())
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd")
+def test_the_units_are_well_formed(tmp_path):
+    for path in [*UNITS.iterdir(), ROLE / "files/sys-fs-multikernel.mount"]:
+        text = path.read_text().replace("/usr/local/sbin/mkops", "/bin/true")
+        (tmp_path / path.name).write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *tmp_path.iterdir()],
+        env={"SYSTEMD_UNIT_PATH": f"{tmp_path}:", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["a", "a-b", "A.b_c-9", "x" * 63])
+def test_a_name_needs_no_escaping(name):
+    assert name_reasons(name) == []
+    assert re.fullmatch(r"[A-Za-z0-9:_.\\@-]{1,255}", boot.unit_of(name))
