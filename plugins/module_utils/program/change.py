@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,12 @@ def _follow(kernel: KernelFs, name: str) -> int:
         state = kernel.status(name)
         if state == ACTIVE:
             time.sleep(_LOOK)
+            continue
+        # A run that starts it anew holds the lock from its stop to its start.
+        with suppress(Failure), host_lock(kernel.paths.lock, restarting=True):
+            state = kernel.status(name)
+        if state == ACTIVE:
+            say(f"{name}: another run has started it anew")
             continue
         if state is None:
             say(f"{name}: it was removed")

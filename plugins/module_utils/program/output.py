@@ -25,12 +25,13 @@ _DETAILS = {
 
 def say(text: str) -> None:
     """A line for whoever has asked."""
-    print(harmless(text), flush=True)
+    sys.stdout.write(f"{harmless(text)}\n")
+    sys.stdout.flush()  # a journal has it at once
 
 
 def complain(text: str) -> None:
     """A line about what is wrong, on standard error."""
-    print(harmless(text), file=sys.stderr)
+    sys.stderr.write(f"{harmless(text)}\n")
 
 
 def complain_of_all(title: str, reasons: Iterable[str]) -> None:

@@ -29,7 +29,7 @@ def status(paths: Paths, as_json: bool) -> None:
     machine = KernelFs(paths).read()
     facts = survey(paths, machine)
     if as_json:
-        print(json.dumps(facts, indent=2, sort_keys=True))
+        say(json.dumps(facts, indent=2, sort_keys=True))
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in lines(facts, width):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -207,6 +208,34 @@ def test_one_that_is_removed(host, mkops, declare, monkeypatch):
     monkeypatch.setattr(change.time, "sleep", removed)
     said = mkops("run", "red")
     assert (said.rc, said.out.splitlines()[-1]) == (0, "red: it was removed")
+
+
+def test_one_that_a_task_starts_anew_is_still_watched(host, mkops, declare, monkeypatch):
+    """Between its stop and its start the task holds the lock."""
+    declare()
+    mkops("apply")
+    looks = iter(["loaded", "loaded"])
+
+    def look(_seconds):
+        ending(host, "red", next(looks), "clean")
+
+    locks = []
+
+    @contextlib.contextmanager
+    def host_lock(_path, **_manner):
+        locks.append("red")
+        if len(locks) == 1:
+            ending(host, "red", "active")
+        yield
+
+    monkeypatch.setattr(change.time, "sleep", look)
+    monkeypatch.setattr(change, "host_lock", host_lock)
+    said = mkops("run", "red")
+    assert said.rc == 0
+    assert said.out.splitlines()[1:] == [
+        "red: another run has started it anew",
+        "red: it is loaded (clean)",
+    ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
