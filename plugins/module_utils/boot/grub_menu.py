@@ -22,6 +22,7 @@ from .grub_script import ScriptError, join_path, split_path
 # Where $prefix and $config_directory point, whatever GRUB calls it.
 PREFIX = "(grub)"
 _STEERING = ("default", "timeout")
+_MENUS = 10  # in each other
 _MOST = 16  # values of a variable, before it is "any"
 _ROUNDS = 50  # of a loop
 _DEPTH = 50  # of functions in each other and of files that read files
@@ -226,10 +227,13 @@ class Menu:
         self._depth = 0
         self._in_entry = False
         self._parents: tuple[Entry, ...] = ()
+        self._closed: list[Entry] = []  # submenus that were not opened yet
+        self._in_function = False
         self._texts: list[tuple[str, str]] = []  # text that is run, and its file
         self._evaluated: list[Place] = []  # of the `eval` whose text is run
         self.state = self._start(block or {}, platform)
         self._file(text, name, self.state)
+        self._open(self.state)
 
     def _start(self, block: Mapping[str, str], platform: str) -> _State:
         state = _State()
@@ -308,8 +312,11 @@ class Menu:
     # --- running ------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _frame(self, text: str, file: str, arguments: Sequence[str]) -> Iterator[None]:
+    def _frame(
+        self, text: str, file: str, arguments: Sequence[str], function: bool = False
+    ) -> Iterator[None]:
         before, self._arguments = self._arguments, arguments
+        inside, self._in_function = self._in_function, function
         self._texts.append((text, file))
         if len(self._texts) > _DEPTH:
             raise Unclear(f"{file} reads itself, or a function calls itself")
@@ -317,7 +324,7 @@ class Menu:
             yield
         finally:
             self._texts.pop()
-            self._arguments = before
+            self._arguments, self._in_function = before, inside
 
     def _file(self, text: str, name: str, state: _State) -> None:
         try:
@@ -521,7 +528,7 @@ class Menu:
         variants = self._functions[name]
         for number, (function, text, file) in enumerate(variants):
             one = state if not number else before.copy()
-            with self._frame(text, file, arguments):
+            with self._frame(text, file, arguments, function=True):
                 status |= self._list(function.body, one)
             if number:
                 state.merge(one)
@@ -579,7 +586,10 @@ class Menu:
         self._evaluated.pop()
         return BOTH
 
-    def _do_return(self, _command: script.Command, _arguments: list[str], state: _State) -> frozenset[bool]:
+    def _do_return(self, command: script.Command, _arguments: list[str], state: _State) -> frozenset[bool]:
+        if command.name == "return" and not self._in_function:
+            # In a file that another one reads, GRUB reads that again and again.
+            raise Unclear(f"{self._place(command)}: `return` stands outside of a function")
         state.left = True
         return BOTH
 
@@ -680,6 +690,15 @@ class Menu:
         if not again:
             siblings.append(entry)
         if entry.submenu and command.block and not again:
+            self._closed.append(entry)
+        return YES
+
+    def _open(self, state: _State) -> None:
+        """Run the submenus of a menu as GRUB does when they are opened: all of the menu was read by then."""
+        closed, self._closed = self._closed, []
+        for entry in closed:
+            if len(entry.parents) > _MENUS:
+                raise Unclear(f"{entry.place}: submenus in each other without an end")
             inner = state.copy()
             inner.variables = {
                 name: values for name, values in inner.variables.items() if name in inner.exported
@@ -687,17 +706,16 @@ class Menu:
             inner.left = False
             for name in _STEERING:
                 inner.places.pop(name, None)
-            before, self._parents = self._parents, (*self._parents, entry)
-            unsure, self._unsure = self._unsure, 0
-            text, file = self._texts[-1]
-            with self._frame(text, file, (ANY,)):
-                self._list(command.block.body, inner)
-            self._parents, self._unsure = before, unsure
+            self._parents, self._unsure = (*entry.parents, entry), 0
+            block = entry.command.block
+            with self._frame(entry.text, entry.place.file, (ANY,)):
+                self._list(block.body if block else (), inner)
             entry.superusers = inner.get("superusers") != frozenset((UNSET,))
             # GRUB gives a submenu the rest of the path as its default, and no time to wait.
             steering = [place for name in _STEERING for place in inner.places.get(name, ())]
             entry.steers = min(steering, key=str, default=None)
-        return YES
+            self._open(inner)
+        self._parents = ()
 
     def _entry(self, command: script.Command, arguments: list[str]) -> Entry | None:
         options: dict[str, str] = {}

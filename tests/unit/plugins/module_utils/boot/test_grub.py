@@ -468,6 +468,24 @@ def test_what_a_submenu_does_when_it_is_opened(tmp_path, head_of_submenu, entry,
     assert start(tmp_path, text, users, patience=30 if linux else 2, **block).linux == linux
 
 
+@pytest.mark.parametrize(
+    ("after", "asks"),
+    [
+        (f"{SUPERUSERS}export superusers\n", True),
+        (SUPERUSERS, False),
+        ("set name=superusers\n", False),
+        (f"function f {{\n{SUPERUSERS}export superusers\n}}\nf\n", True),
+        (f"{SUPERUSERS}export superusers\nunset superusers\n", False),
+    ],
+)
+def test_a_submenu_is_opened_when_all_of_the_menu_was_read(tmp_path, after, asks):
+    text = head(f"submenu s --unrestricted {{ menuentry l {{ linux /boot/vmlinuz-6.1; }}; }}\n{after}")
+    menu = menu_of(text)
+    assert bool(loader.locked(menu, menu.find("s>l"))) is asks
+    seen = start(tmp_path, text, "", saved_entry="s>l")
+    assert (seen.asks, seen.linux) == (asks, [] if asks else ["/boot/vmlinuz-6.1"])
+
+
 # --- settings ---------------------------------------------------------------------------------------------
 
 

@@ -503,3 +503,48 @@ def test_an_entry_that_waits_or_leaves(word):
         menu.after(menu.find("a"))
     menu = menu_of("menuentry a { linux a; boot; reboot; }\n")
     assert menu.after(menu.find("a")) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("source $prefix/other.cfg\nmenuentry a { linux a; }\n", "return\n"),
+        ("menuentry a { source $prefix/other.cfg; linux a; }\n", "return\n"),
+        ("return\nmenuentry a { linux a; }\n", ""),
+        (
+            "function f { source $prefix/other.cfg; }\nf\nmenuentry a { linux a; }\n",
+            "if true; then return; fi\n",
+        ),
+    ],
+)
+def test_a_return_outside_of_a_function(text, other):
+    """GRUB may read the file again and again."""
+    with pytest.raises(Unclear, match="`return` stands outside of a function"):
+        menu = menu_of(text, {"/boot/grub/other.cfg": other})
+        menu.after(menu.find("a"))
+
+
+def test_a_return_in_a_function_ends_that_alone(tmp_path):
+    text = "function f { return; }\nf\nset default=a\nset timeout=0\nmenuentry a { f; linux a; }\n"
+    menu = menu_of(text)
+    assert (menu.default, menu.after(menu.find("a"))) == ({"a"}, {})
+    (tmp_path / "grub.cfg").write_text(text)
+    assert grub_emu.start(tmp_path).linux == ["a"]
+
+
+def test_submenus_without_an_end():
+    with pytest.raises(Unclear, match="submenus in each other without an end"):
+        menu_of("function f { submenu s { f; }; }\nf\n")
+
+
+def test_what_a_submenu_is_made_of_comes_when_it_is_opened(tmp_path):
+    text = (
+        "set default='s>l'\nset timeout=0\nfunction f { menuentry x --id x { linux wrong; }; }\n"
+        "submenu s { f $i; menuentry l --id $i { linux right; }; }\n"
+        "set i=l\nexport i\nfunction f { menuentry y --id y { linux wrong; }; }\n"
+        "menuentry z { linux wrong; }\n"
+    )
+    menu = menu_of(text)
+    assert [entry.ident for entry in menu.everything()] == ["y", "l", "z"]
+    (tmp_path / "grub.cfg").write_text(text)
+    assert grub_emu.start(tmp_path).linux == ["right"]
