@@ -27,7 +27,7 @@ HAZARDS = {
     "a tree that kerf cannot read counts as no pool": (".", "test_a_pool_whose_cpus_are_all_lent_is_one"),
     "create does not compare": ("layout", "test_instances_made_by_hand_are_adopted"),
     "create without a pool is a traceback": ("instance", "test_no_pool"),
-    "overcommitment is found by the kernel alone": ("plan", "test_refused_new_instance"),
+    "overcommitment is found by the kernel alone": ("planner", "test_refused_new_instance"),
     "half of an instance stays": ("instance", "test_other_resources_than_wanted_are_given_back"),
     "update always says that it changed something": ("instance", "test_cpus_and_memory_change_while_it_runs"),
     "an update that passes the dry run fails": ("memory", "test_sizes_that_cannot_be_reached_in_place"),
@@ -38,20 +38,20 @@ HAZARDS = {
     "a transaction may be somebody else's": ("kerf", "test_a_failure_tells_all_that_is_known"),
     "removing a transaction undoes it": (".", "test_transactions_are_left_alone"),
     "loading is busy for others": ("layout", "test_a_busy_loader_is_asked_again"),
-    "nobody knows what is loaded": ("plan", "test_an_image_of_unknown_origin_counts_as_another"),
+    "nobody knows what is loaded": ("planner", "test_an_image_of_unknown_origin_counts_as_another"),
     "a record of a former boot": ("kernelfs", "test_records_of_kerf_only_count_for_loaded_images"),
     "ip=dhcp with a device is malformed": ("wish", "test_network"),
     "network options without an address vanish": ("wish", "test_every_mistake_of_a_network_is_named"),
     "images leave files behind": ("layout", "test_what_images_leave_behind_is_removed"),
     "start returns before the boot is done": ("instance", "test_wait_for"),
     "one that crashed may look like one that runs": ("instance", "test_nobody_waits_for_the_dead"),
-    "a wrong state is an error like any other": ("steps", "test_transition"),
+    "a wrong state is an error like any other": ("planner", "test_transition"),
     "halting takes long and may fail": ("instance", "test_an_instance_that_does_not_halt"),
     "an error after the fact": ("instance", "test_an_error_of_kerf_is_no_error_when_the_kernel_did_it"),
     "output that cannot be printed": ("kerf", "test_run_argv"),
-    "names are not checked": ("plan", "test_refused_names"),
+    "names are not checked": ("planner", "test_refused_names"),
     "memory of no size, or of odd size": ("size", "test_memory_is_whole_pages"),
-    "an empty pool is wished while there are instances": ("plan", "test_no_pool"),
+    "an empty pool is wished while there are instances": ("planner", "test_no_pool"),
     "a dry run knows nothing of instances": ("pool", "test_absent_is_refused_while_there_are_instances"),
 }
 FILES = {"pool": MODULES, "instance": MODULES, "layout": MODULES, "size": "module_utils/common/test_{}.py"}
@@ -60,8 +60,6 @@ FILES = {"pool": MODULES, "instance": MODULES, "layout": MODULES, "size": "modul
 @pytest.mark.parametrize("hazard", HAZARDS)
 def test_every_hazard_has_its_test(hazard):
     where, name = HAZARDS[hazard]
-    if where == "steps":
-        where = "plan"
     path = Path(__file__) if where == "." else HERE / FILES.get(where, UTILS).format(where)
     assert re.search(rf"^def {name}\(", path.read_text(encoding="utf-8"), re.M)
 
@@ -78,7 +76,7 @@ def lent(make_host):
 
 def test_a_pool_whose_cpus_are_all_lent_is_one(lent, run_module):
     assert not run_module(pool, lent, cpus="2-3", memory="256M")["changed"]
-    assert "the pool has 0 free" in run_module(instance, lent, name="b", cpu_count=1, memory="64M")["msg"]
+    assert "the pool has none free" in run_module(instance, lent, name="b", cpu_count=1, memory="64M")["msg"]
 
 
 def test_only_safe_options_are_used(make_host, run_module, vmlinux, initrd):
