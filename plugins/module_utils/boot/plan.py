@@ -355,15 +355,13 @@ def cmdline_reasons(cmdline: str, beside: Iterable[str]) -> list[str]:
     if bad := bad_words(cmdline):
         no.append(f"cmdline has words that a boot menu cannot hold: {', '.join(bad)}")
     if END_OF_WORDS in words:
-        no.append(
-            f"cmdline has {END_OF_WORDS}, behind which the kernel reads no word of its own; leave it out"
-        )
+        no.append(f"cmdline has {END_OF_WORDS}, and the kernel ignores every word after that; leave it out")
     if ours := [word for word in words if word.startswith(trial.TOKEN_WORD)]:
-        no.append(f"cmdline has {ours[0]}, which only a trial has; leave it out")
+        no.append(f"cmdline has {ours[0]}, which is reserved for trials; leave it out")
     if shells := [word for word in words if re.fullmatch(_SHELL, word)]:
         no.append(
-            f"cmdline has {', '.join(shells)}, with which the kernel waits for a person before "
-            "anything could end its trial; leave it out"
+            f"cmdline has {', '.join(shells)}, which makes the kernel wait for a person before "
+            "anything can end its trial; leave it out"
         )
     line = " ".join([*(word for word in beside if word not in words), *words])
     if len(line) + _OF_A_TRIAL > LONGEST_CMDLINE:

@@ -207,7 +207,7 @@ def test_old_kernels_go_but_never_those_that_are_needed(either):
         ({}, {"cmdline": "a;b"}, "words that a boot menu cannot hold: a;b"),
         ({}, {"keep": 1}, "keep is 1"),
         ({}, {"cmdline": "quiet -- verbose"}, "cmdline has --, behind which"),
-        ({}, {"cmdline": "mkops.trial=x"}, "cmdline has mkops.trial=x, which only a trial has"),
+        ({}, {"cmdline": "mkops.trial=x"}, "cmdline has mkops.trial=x, which is reserved for trials"),
         ({}, {"cmdline": "init=/bin/bash"}, "cmdline has init=/bin/bash, with which the kernel waits"),
         ({}, {"cmdline": "rd.break=pre-mount break"}, "cmdline has rd.break=pre-mount, break, with which"),
         ({}, {"cmdline": "rdinit=/bin/sh"}, "cmdline has rdinit=/bin/sh, with which"),
