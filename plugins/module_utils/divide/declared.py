@@ -11,6 +11,7 @@ what was said, and no more than one place for each option: what instances have s
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ _KEPT = ("prune", "kerf")  # beside what is made of the rest
 
 def declared(paths: Paths) -> dict[str, Any]:
     """The layout that a host keeps; empty when there is none. Raises Refused when it is not to be read."""
-    return read_layout(paths.layout, trusted=True) if paths.layout.exists() else {}
+    return read_layout(paths.layout, trusted=True) if os.path.lexists(paths.layout) else {}
 
 
 @dataclass(frozen=True)
