@@ -49,6 +49,9 @@ SELFTESTS = "tools/testing/selftests/multikernel"
 LOGS = TOP / ".lab/kernel"
 BUSYBOX = Path("/bin/busybox")
 
+# The test that ends the host by a kexec: the next kernel prints its result, and what is to come last.
+LAST = "takeover"
+
 # What is built besides the profile "lab" and the fragment "multikernel".
 VARIANTS = {
     "lab": (),
@@ -294,6 +297,12 @@ def test_names(tree: Path) -> list[str]:
     return " ".join(found).split()
 
 
+def wanted_tests(given: list[str], names: list[str]) -> list[list[str]]:
+    """What was asked for, or all; nothing can run after the one that ends the host."""
+    tests = [shlex.split(test) for test in given or names]
+    return sorted(tests, key=lambda test: test[0] == LAST)
+
+
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -304,7 +313,7 @@ mount -t tmpfs tmpfs /tmp
 gunzip -c /proc/config.gz >/config
 exec </dev/null >/dev/ttyS1 2>&1
 stty -echo <&1
-export MK_VMLINUX=/vmlinux MK_CONSOLE_LOG=/dev/ttyS2 PATH=/bin
+export MK_VMLINUX=/vmlinux MK_BZIMAGE=/bzImage MK_CONSOLE_LOG=/dev/ttyS2 PATH=/bin
 . /jobs
 echo '# lab: finished'
 sync
@@ -427,6 +436,8 @@ def jobs_script(shape: Shape, tests: list[list[str]], settings: dict[str, str]) 
     lines += [f"export {name}={shlex.quote(value)}" for name, value in settings.items()]
     for probe in shape.probes:
         lines.append(f"({probe}) || echo '# lab: probe failed:' {shlex.quote(probe)}")
+    epilogue = f"# lab: exit {LAST} 0\n# lab: finished"
+    lines.append(f"export MK_EPILOGUE={shlex.quote(epilogue)}")
     for test in tests:
         command = shlex.join([f"/tests/{test[0]}", *test[1:]])
         lines.append(f"echo '# lab: test {shlex.join(test)}'; {command}; echo \"# lab: exit {test[0]} $?\"")
@@ -439,7 +450,8 @@ def run_tests(args: argparse.Namespace) -> None:
     made = built(args.tree, args.variant)
     check_inputs(made)
     build_selftests(args.tree, made, args.jobs, headers=False)
-    tests = [shlex.split(test) for test in args.tests] or [[name] for name in test_names(args.tree)]
+    tests = wanted_tests(args.tests, [*test_names(args.tree), LAST])
+    extra = {"bzImage": made.bzimage} if tests[-1][0] == LAST else {}
     for test in tests:
         if not (made.selftests / test[0]).exists():
             raise LabError(f"there is no test {test[0]}; there are {', '.join(test_names(args.tree))}")
@@ -452,7 +464,7 @@ def run_tests(args: argparse.Namespace) -> None:
     timeout = args.timeout * SLOWNESS[args.variant]
     with tempfile.TemporaryDirectory(prefix="kernel-lab-", dir=directory) as scratch:
         initramfs = Path(scratch, "initramfs")
-        make_host_initramfs(initramfs, made, jobs_script(shape, tests, settings))
+        make_host_initramfs(initramfs, made, jobs_script(shape, tests, settings), extra)
         append = f"console=ttyS0 panic=-1 ignore_loglevel {shape.append} {args.append}".strip()
         argv = [
             *qemu(shape, args.accelerator),

@@ -138,6 +138,14 @@ def test_jobs_quote_what_they_are_given(lab):
     assert "(true) || echo '# lab: probe failed:' true\n" in script
 
 
+def test_the_one_that_ends_the_host_is_run_last(lab):
+    assert lab.wanted_tests([], ["pool", "race", "takeover"]) == [["pool"], ["race"], ["takeover"]]
+    assert lab.wanted_tests(["takeover", "race -t 'a b'"], ["pool"]) == [["race", "-t", "a b"], ["takeover"]]
+    # its own result, and then these lines, come from the next kernel
+    script = lab.jobs_script(lab.Shape("test"), [["takeover"]], {})
+    assert "export MK_EPILOGUE='# lab: exit takeover 0\n# lab: finished'\n" in script
+
+
 def test_names_are_those_of_the_makefile(lab, tmp_path):
     makefile = tmp_path / lab.SELFTESTS / "Makefile"
     makefile.parent.mkdir(parents=True)
