@@ -76,7 +76,9 @@ def read_record(path: Path, **fields: type) -> dict[str, Any] | None:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(found, dict) or not all(type(found.get(name)) is kind for name, kind in fields.items()):
+    if not isinstance(found, dict) or not all(
+        isinstance(found.get(name), kind) for name, kind in fields.items()
+    ):
         return None
     return found
 

@@ -281,13 +281,18 @@ MEDDLING = {
 
 
 @pytest.mark.parametrize(
-    ("how", "bad"), [*((how, "") for how in MEDDLING), ("the new kernel", "sick"), ("by a variable", "sick")]
+    ("fresh", "meddle", "bad"),
+    [
+        pytest.param(*MEDDLING[how], bad, id=f"{how}{bad and ', which is '}{bad}")
+        for how, bad in (
+            *((how, "") for how in MEDDLING),
+            ("the new kernel", "sick"),
+            ("by a variable", "sick"),
+        )
+    ],
+    indirect=["fresh"],
 )
-def test_somebody_else_chooses_what_the_host_starts_at_each_change(fresh, how, bad):
-    kind, meddle = MEDDLING[how]
-    if type(fresh().host) is not kind:
-        return
-
+def test_somebody_else_chooses_what_the_host_starts_at_each_change(fresh, meddle, bad):
     def now(cut, _what):
         watched, cut.host.cut = cut.host.cut, None
         meddle(cut.host)
