@@ -76,11 +76,14 @@ def read_record(path: Path, **fields: type) -> dict[str, Any] | None:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(found, dict) or not all(
-        isinstance(found.get(name), kind) for name, kind in fields.items()
-    ):
+    if not isinstance(found, dict) or not all(_is(found.get(name), kind) for name, kind in fields.items()):
         return None
     return found
+
+
+def _is(value: Any, kind: type) -> bool:
+    """True is a number in Python, and none in JSON."""
+    return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
 
 
 def native(text: str) -> Path:
