@@ -57,10 +57,10 @@ lint: ## All gates: linters, types, sanity, Galaxy's importer, the series (GATES
 	@tools/gates $(GATES)
 
 .PHONY: unit
-unit: ## Unit tests (PYTEST_ARGS="-k cpuset" for some)
+unit: ## Unit tests, which cover module_utils (PYTEST_ARGS="-k cpuset" for some)
 	@tools/bootstrap build test
 ifeq ($(PYTEST_ARGS),)
-	pytest tests/unit tests/kernel -n 2
+	pytest tests/unit tests/kernel -n 2 --dist worksteal --cov --cov-report term
 else
 	pytest tests/unit tests/kernel $(PYTEST_ARGS)
 endif

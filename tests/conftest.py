@@ -13,6 +13,8 @@ import importlib.util
 import os
 import shutil
 import sys
+import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,8 @@ PROGRAMS = (
     "ansible", "dpkg-deb", "fakeroot", "gcc", "git", "gpg", "gpgv", "grub-script-check", "make", "nsenter",
     "openssl", "patch", "perl", "sbsign", "sbverify", "tar", "unshare",
 )  # fmt: skip
+# More than a build wants to see free; tests use little of it.
+ROOM = 6 << 30
 
 
 def collections() -> Path:
@@ -53,12 +57,54 @@ def prepare() -> None:
     os.environ["LC_ALL"] = "C.UTF-8"
 
 
+def in_memory() -> Path | None:
+    """Tests write thousands of small files: into memory, where that may hold programs, and has room.
+
+    What a run leaves there, of tests that failed or because it was killed, goes with the next one.
+    """
+    memory = Path("/dev/shm")
+    if "PYTEST_DEBUG_TEMPROOT" in os.environ or not os.access(memory, os.W_OK):
+        return None
+    for left in memory.glob("mkops-tests-*"):
+        if not Path("/proc", left.name.split("-")[2]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    there = os.statvfs(memory)
+    if there.f_flag & os.ST_NOEXEC or there.f_bavail * there.f_frsize < ROOM:
+        return None
+    made = Path(tempfile.mkdtemp(prefix=f"mkops-tests-{os.getpid()}-", dir=memory))
+    # pytest's name for it; its workers inherit it.
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = str(made)
+    return made
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Tests that are marked so run without the tracing of coverage: pytest-cov's `no_cover` does not do that
+    in the workers of xdist, where two coverages run.
+    """
+    if not item.get_closest_marker("untraced"):
+        return (yield)
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(tracer)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(exitstatus: int) -> None:
+    if made and exitstatus == 0:
+        shutil.rmtree(made, ignore_errors=True)
+
+
 def missing() -> list[str]:
     modules = [f"Python package {name}" for name in MODULES if importlib.util.find_spec(name) is None]
     return modules + [f"program {name}" for name in PROGRAMS if shutil.which(name) is None]
 
 
 prepare()
+made = in_memory()
 if lack := missing():
     pytest.exit(
         f"{sys.executable} lacks what the tests need: {', '.join(lack)}. `make unit` installs it and runs "

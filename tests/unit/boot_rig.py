@@ -76,8 +76,12 @@ class Rig:
             lambda _module, msg, **result: self._exit(result | {"msg": msg, "failed": True}),
         )
         monkeypatch.setattr(AnsibleModule, "warn", lambda _module, text, **_more: self.warnings.append(text))
-        monkeypatch.setattr("os.sync", lambda: None)
-        monkeypatch.setattr("os.fsync", lambda _descriptor: None)
+        monkeypatch.setattr(action, "secrets", SimpleNamespace(token_hex=self._token))
+
+    def _token(self, size):
+        """One that this host and those it is a copy of have not had; the same in every run."""
+        self.host.trials += 1
+        return f"{self.host.trials:0{2 * size}x}"
 
     def _exit(self, result):
         raise Ended(result | ({"warnings": self.warnings} if self.warnings else {}))

@@ -24,6 +24,15 @@ from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import FakeKer
 os.environ["ANSIBLE_MODULE_STRICT_UTF8_RESPONSE"] = "false"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_disk():
+    """What tests write is not worth waiting for a disk, least of all for all that this machine writes."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "sync", lambda: None)
+        patched.setattr(os, "fsync", lambda _descriptor: None)
+        yield
+
+
 @pytest.fixture
 def make_host(tmp_path, monkeypatch):
     """A fake host with the given traits; kerf is the fake one."""

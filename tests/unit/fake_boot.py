@@ -11,12 +11,15 @@ at every change: of a file below its root, whoever makes it, and by every comman
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, MutableMapping
+from pathlib import Path
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot import grub, systemd_boot, trial
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot.host import (
@@ -67,6 +70,26 @@ LOOKING = ("dpkg-query", "dpkg-deb", "grub-probe", "journalctl", "/bin/false")
 LOOKING_WORDS = {"list", "list-units", "is-system-running", "--print-esp-path", "--print-boot-path"}
 
 
+# GRUB's own programs, which make the same of the same: each is asked once.
+
+
+@functools.cache
+def checked(script: bytes) -> int:
+    """What grub-script-check returns."""
+    return subprocess.run(["grub-script-check"], input=script, check=False, capture_output=True).returncode
+
+
+@functools.cache
+def edited(block: bytes | None, *words: str) -> bytes:
+    """What grub-editenv makes of an environment block, or of none."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "grubenv")
+        if block is not None:
+            path.write_bytes(block)
+        subprocess.run(["grub-editenv", str(path), *words], check=True)
+        return path.read_bytes()
+
+
 class Kept(MutableMapping):
     """A dictionary in a file."""
 
@@ -111,6 +134,7 @@ class Simulated(BootHost):
         self.bad = ""
         self.stuck = False  # it does not go down
         self.quick = False  # it starts without GRUB's own program
+        self.trials = 0  # that it and those it is a copy of have had
         self.probes = 0  # in this boot; the time of a trial is over after so many
         self.cut: Callable[[str], None] | None = None
         for path in ("run/systemd/system", "boot/grub", "var/lib/dpkg", "etc/default", "sim"):
@@ -303,10 +327,16 @@ class Simulated(BootHost):
             self.menu()
             return 0, ""
         if name == "grub-script-check":
-            assert words == [str(self.at("/boot/grub/custom.cfg"))]
-            return subprocess.run([name, *words], check=False, capture_output=True).returncode, ""
+            custom = self.at("/boot/grub/custom.cfg")
+            assert words == [str(custom)]
+            return checked(custom.read_bytes()), ""
         assert (name, words[0]) == ("grub-editenv", "-")
-        subprocess.run([name, str(self.at(GRUBENV)), *words[1:]], check=True)
+        block = self.at(GRUBENV)
+        edited_block = edited(block.read_bytes() if block.exists() else None, *words[1:])
+        # As a whole, and as the other program that it is: all that a cut sees of it is the command.
+        cut, self.cut = self.cut, None
+        block.write_bytes(edited_block)
+        self.cut = cut
         return 0, ""
 
     def package(self, path):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import shutil
 import struct
 from dataclasses import dataclass, field
@@ -121,9 +122,9 @@ class FakeKernel:
 
     def write(self, path: str, content: str | bytes) -> None:
         data = content.encode() if isinstance(content, str) else content
-        target = self.root / path.lstrip("/")
-        if self.shown.get(path) == data and target.exists():
+        if self.shown.get(path) == data and os.path.exists(f"{self.root}{path}"):
             return
+        target = self.root / path.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
         self.shown[path] = data
@@ -169,10 +170,14 @@ class FakeKernel:
         at = "/sys/devices/system/cpu"
         self.write(f"{at}/present", format_cpus(range(self.cpus)) + "\n")
         self.write(f"{at}/smt/control", "on\n" if self.threads > 1 else "notsupported\n")
+        sharing: dict[int, list[int]] = {}
         for cpu in online:
-            sharing = [other for other in online if self.cache_of(other) == self.cache_of(cpu)]
-            self.write(f"{at}/cpu{cpu}/cache/index3/level", "3\n")
-            self.write(f"{at}/cpu{cpu}/cache/index3/shared_cpu_list", format_cpus(sharing) + "\n")
+            sharing.setdefault(self.cache_of(cpu), []).append(cpu)
+        for cpus in sharing.values():
+            text = format_cpus(cpus) + "\n"
+            for cpu in cpus:
+                self.write(f"{at}/cpu{cpu}/cache/index3/level", "3\n")
+                self.write(f"{at}/cpu{cpu}/cache/index3/shared_cpu_list", text)
         for node in range(self.nodes):
             path = f"/sys/devices/system/node/node{node}"
             for cpu in range(self.cpus):

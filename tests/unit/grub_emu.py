@@ -20,6 +20,7 @@ import subprocess
 import tempfile
 import termios
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fcntl import ioctl
 from pathlib import Path
@@ -61,8 +62,31 @@ class Start:
         return ASKS in self.output
 
 
-def start(grub: Path, prelude: str = LOAD, patience: float = 30) -> Start:
+def _files(grub: Path) -> Iterator[tuple[str, bytes]]:
+    for path in sorted(grub.rglob("*")):
+        if path.is_symlink():
+            yield str(path.relative_to(grub)), bytes(path.readlink())
+        elif path.is_file():
+            yield str(path.relative_to(grub)), path.read_bytes()
+
+
+# What GRUB did with these files, and its grubenv then: it does it again.
+_known: dict[tuple[object, ...], tuple[Start, bytes | None]] = {}
+
+
+def start(grub: Path, prelude: str = LOAD) -> Start:
     """Start a machine whose /boot/grub is this directory; its grubenv is afterwards as GRUB has left it."""
+    key = (prelude, *_files(grub))
+    if key not in _known:
+        _known[key] = _start(grub, prelude)
+    done, environment = _known[key]
+    if environment is not None:
+        (grub / "grubenv").write_bytes(environment)
+    return done
+
+
+def _start(grub: Path, prelude: str) -> tuple[Start, bytes | None]:
+    environment = None
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tree = folder / "tree/boot/grub"
@@ -79,7 +103,7 @@ def start(grub: Path, prelude: str = LOAD, patience: float = 30) -> Start:
         subprocess.run(make, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
         (folder / "map").write_text(f"(hd0) {image}\n")
         argv = ["grub-emu", "-m", str(folder / "map"), "-r", "hd0", "-d", "/boot/grub"]
-        output, ended = _watch(argv, patience)
+        done = _watch(argv)
         if (grub / "grubenv").exists():
             dump = f"dump /boot/grub/grubenv {folder / 'grubenv'}"
             subprocess.run(
@@ -89,11 +113,11 @@ def start(grub: Path, prelude: str = LOAD, patience: float = 30) -> Start:
                 capture_output=True,
                 timeout=60,
             )
-            (grub / "grubenv").write_bytes((folder / "grubenv").read_bytes())
-    return Start(output, ended)
+            environment = (folder / "grubenv").read_bytes()
+    return done, environment
 
 
-def _watch(argv: list[str], patience: float) -> tuple[str, bool]:
+def _watch(argv: list[str], patience: float = 30) -> Start:
     """What a program says on its terminal, and whether it ended by itself."""
     terminal, other = pty.openpty()
     ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 200, 4000, 0, 0))
@@ -115,4 +139,4 @@ def _watch(argv: list[str], patience: float) -> tuple[str, bool]:
                 ended = not data
         child.kill()
     os.close(terminal)
-    return _ESCAPE.sub("", said.decode(errors="replace")), ended
+    return Start(_ESCAPE.sub("", said.decode(errors="replace")), ended)

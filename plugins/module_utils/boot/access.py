@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..common.command import SYSTEM_PATH, Done, must
 from ..common.errors import Failure
-from ..common.files import read_text, write_file
+from ..common.files import below, read_text, write_file
 
 EFI = "/sys/firmware/efi"
 EFI_VARIABLES = f"{EFI}/efivars"
@@ -30,7 +30,7 @@ class Access:
     root: str = "/"
 
     def at(self, path: str) -> Path:
-        return Path(self.root, path.lstrip("/"))
+        return below(self.root, path)
 
     def text(self, path: str) -> str:
         """For looking at: bytes that are no UTF-8 are replaced; empty if it cannot be read."""

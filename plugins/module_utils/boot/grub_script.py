@@ -11,6 +11,7 @@ scripting", and what grub-script-check takes.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -258,6 +259,8 @@ def _variable(text: str, at: int, pieces: list[Piece], quoted: bool) -> int:
     return match.end()
 
 
+# One look at a host reads its menu several times.
+@functools.lru_cache(maxsize=64)
 def parse(text: str) -> tuple[Statement, ...]:
     """The statements of a script. Raises ScriptError where GRUB would not take it."""
     return _Parser(text).script()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -16,6 +17,13 @@ from pathlib import Path
 from typing import Any
 
 _BLOCK = 1 << 20  # bytes
+
+
+# The same ones over and over, in one run.
+@functools.lru_cache(maxsize=4096)
+def below(root: str, path: str) -> Path:
+    """Where a path of a host is, whose root is there."""
+    return Path(root, path.lstrip("/"))
 
 
 def write_file(path: Path, content: str | bytes, mode: int = 0o644, sync: bool = True) -> None:

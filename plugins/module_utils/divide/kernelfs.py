@@ -20,7 +20,7 @@ from typing import Any
 
 from ..common.cpuset import parse_cpus
 from ..common.errors import Failure
-from ..common.files import sha256
+from ..common.files import below, sha256
 from ..common.lock import HOST_LOCK
 from .fdt import Node, parse_fdt
 from .machine import DEFAULT_GRANULE, HOST_ID, Chunk, Instance, Machine, Pool, Region
@@ -56,7 +56,7 @@ class Paths:
     root: str = "/"
 
     def at(self, path: str) -> Path:
-        return Path(self.root, path.lstrip("/"))
+        return below(self.root, path)
 
     @property
     def multikernel(self) -> Path:

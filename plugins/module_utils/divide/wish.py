@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import socket
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -132,7 +133,10 @@ def collect(reasons: list[str], prefix: str, parse: Callable[[Any], Value], valu
 def compile_pattern(pattern: str) -> re.Pattern[str]:
     """A regular expression whose ^ and $ match at lines; ValueError says what is wrong with it."""
     try:
-        return re.compile(pattern, re.MULTILINE)
+        with warnings.catch_warnings():
+            # What another Python may take in another way is no concern of who reads the result.
+            warnings.simplefilter("ignore", FutureWarning)
+            return re.compile(pattern, re.MULTILINE)
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"{shown(pattern)} is not a regular expression: {error}") from error
 

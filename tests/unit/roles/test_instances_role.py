@@ -65,7 +65,7 @@ def evaluated(tmp_path_factory):
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     names = ("list", "all", "profiles")

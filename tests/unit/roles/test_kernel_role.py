@@ -45,11 +45,12 @@ def played(tmp_path_factory):
             {"ansible.builtin.import_role": {"name": "mkops.multikernel.kernel", "tasks_from": "build"}},
             {
                 "ansible.builtin.copy": {
-                    "content": "{{ kernel_built | to_json }}",
-                    "dest": str(folder) + "/{{ inventory_hostname }}.json",
+                    "content": "{{ groups.all | map('extract', hostvars, 'kernel_built') | to_json }}",
+                    "dest": str(folder / "built.json"),
                     "mode": "0600",
                 },
                 "check_mode": False,
+                "run_once": True,
             },
         ],
     }
@@ -63,10 +64,10 @@ def played(tmp_path_factory):
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout, {name: json.loads((folder / f"{name}.json").read_text()) for name in hosts}
+    return done.stdout, dict(zip(hosts, json.loads((folder / "built.json").read_text()), strict=True))
 
 
 def test_hosts_that_differ_get_kernels_of_their_own(played):

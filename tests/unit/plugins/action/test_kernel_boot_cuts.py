@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import subprocess
-import tempfile
-from pathlib import Path
 
 import pytest
 from ansible.errors import AnsibleConnectionFailure
@@ -37,6 +36,8 @@ from ansible_collections.mkops.multikernel.tests.unit.fake_boot import (
     SimulatedSystemdBoot,
     cutting,
 )
+
+pytestmark = pytest.mark.untraced
 
 
 class Cut:
@@ -100,17 +101,14 @@ def fresh(tmp_path, monkeypatch, request):
     for name in ("_menu", "look"):
         monkeypatch.setattr(loaders.Grub, name, remembered(getattr(loaders.Grub, name)))
     (tmp_path / "k.deb").write_text("deb")
-    # Hundreds of them: where a directory costs nothing.
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else str(tmp_path)
-    with tempfile.TemporaryDirectory(prefix="mkops-cuts-", dir=memory) as folder:
-        pristine = request.param(Path(folder) / "pristine")
-        pristine.quick = True
-        count = iter(range(9999))
+    pristine = request.param(tmp_path / "pristine")
+    pristine.quick = True
+    count = itertools.count()
 
-        def make(host=pristine):
-            return Rig(host.copy(Path(folder) / f"host{next(count)}"), monkeypatch, tmp_path)
+    def make(host=pristine):
+        return Rig(host.copy(tmp_path / f"host{next(count)}"), monkeypatch, tmp_path)
 
-        yield make
+    return make
 
 
 def gone(rig):

@@ -31,6 +31,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.common.lock impo
 )
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import Paths
 from ansible_collections.mkops.multikernel.plugins.modules import kernel_boot
+from ansible_collections.mkops.multikernel.tests.unit.boot_rig import Clock
 from ansible_collections.mkops.multikernel.tests.unit.fake_boot import (
     ENTRY,
     HEAD,
@@ -44,14 +45,14 @@ from ansible_collections.mkops.multikernel.tests.unit.fake_boot import (
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    monkeypatch.setattr(kernel_boot.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(kernel_boot, "time", Clock())
     return Simulated(tmp_path)
 
 
 @pytest.fixture(params=[Simulated, SimulatedSystemdBoot])
 def either(tmp_path, monkeypatch, request):
     """A host for each boot loader."""
-    monkeypatch.setattr(kernel_boot.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(kernel_boot, "time", Clock())
     return request.param(tmp_path)
 
 
@@ -458,7 +459,7 @@ def test_the_script_tells_on_the_console_what_it_cannot_keep(tmp_path, writable)
 
 @pytest.fixture
 def uefi(tmp_path, monkeypatch):
-    monkeypatch.setattr(kernel_boot.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(kernel_boot, "time", Clock())
     return SimulatedSystemdBoot(tmp_path)
 
 

@@ -13,11 +13,13 @@ import os
 import pytest
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import apply as _apply
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide import console as _console
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import converge as _converge
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import planner as _planner
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import ready as _ready
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFsError
 from ansible_collections.mkops.multikernel.plugins.modules import instance, layout, pool
+from ansible_collections.mkops.multikernel.tests.unit.boot_rig import Clock
 from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import MIB, POOL_BASE, FakeInstance
 
 
@@ -64,6 +66,7 @@ class SaidBefore:
     """A console that retains all that was ever said."""
 
     retained = ""
+    clock = Clock()
 
     def __init__(self, _paths, _instance_id):
         self.rest = self.retained
@@ -78,13 +81,24 @@ class SaidBefore:
         text, self.rest = self.rest, ""
         return text
 
-    def read(self, _timeout):
+    def read(self, timeout):
+        self.clock.sleep(timeout)
         self.rest = type(self).retained[len(self.rest) :] if self.rest else ""
         return b""
 
 
 @pytest.fixture
+def silent(monkeypatch):
+    """No agent ever answers, and the time that is waited for one passes at once."""
+    clock = Clock()
+    monkeypatch.setattr(_ready, "time", clock)
+    monkeypatch.setattr(_ready, "agent_reasons", list)
+    monkeypatch.setattr(_ready, "agent_answers", lambda _number, patience: clock.sleep(patience))
+
+
+@pytest.fixture
 def console(monkeypatch):
+    monkeypatch.setattr(_console, "time", SaidBefore.clock)
     SaidBefore.retained = ""
     monkeypatch.setattr(_ready, "Console", SaidBefore)
     monkeypatch.setattr(_apply, "Console", SaidBefore)
@@ -168,16 +182,12 @@ def test_a_lock_that_cannot_be_had_is_no_traceback(pooled, run_module, wish):
     ],
 )
 @pytest.mark.parametrize("how", [{"wait": "agent"}, {"wait_for": "login"}])
-def test_what_happens_meanwhile_is_told(pooled, run_module, wish, monkeypatch, console, meddle, word, how):
-    def answers(_number, _patience):
-        return False
-
+@pytest.mark.usefixtures("silent", "console")
+def test_what_happens_meanwhile_is_told(pooled, run_module, wish, monkeypatch, meddle, word, how):
     def meddling(host):
         meddle(host)
         host.sync()
 
-    monkeypatch.setattr(_ready, "agent_reasons", list)
-    monkeypatch.setattr(_ready, "agent_answers", answers)
     begin = _ready.Watch.begin
     monkeypatch.setattr(_ready.Watch, "begin", lambda watch: (begin(watch), meddling(pooled)))
     result = run_module(instance, pooled, timeout=1, **how, **wish)
@@ -189,9 +199,8 @@ def test_what_happens_meanwhile_is_told(pooled, run_module, wish, monkeypatch, c
 # Waiting again
 
 
+@pytest.mark.usefixtures("silent")
 def test_a_run_after_a_wait_in_vain_waits_again(pooled, run_module, wish, monkeypatch):
-    monkeypatch.setattr(_ready, "agent_reasons", list)
-    monkeypatch.setattr(_ready, "agent_answers", lambda *_arguments: False)
     wish.update(wait="agent", timeout=1)
     assert "no sign of its agent within 1 s" in run_module(instance, pooled, **wish)["msg"]
     check = run_module(instance, pooled, _check=True, **wish)
@@ -216,11 +225,8 @@ def test_a_run_after_a_wait_in_vain_waits_again(pooled, run_module, wish, monkey
         (lambda one: setattr(one, "id", 9), "active"),  # somebody has made it anew
     ],
 )
-def test_another_instance_of_that_name_is_not_waited_for(
-    pooled, run_module, wish, monkeypatch, change, state
-):
-    monkeypatch.setattr(_ready, "agent_reasons", list)
-    monkeypatch.setattr(_ready, "agent_answers", lambda *_arguments: False)
+@pytest.mark.usefixtures("silent")
+def test_another_instance_of_that_name_is_not_waited_for(pooled, run_module, wish, change, state):
     wish.update(wait="agent", timeout=1)
     assert run_module(instance, pooled, **wish)["failed"]
     change(pooled.instances["a"])
@@ -228,9 +234,8 @@ def test_another_instance_of_that_name_is_not_waited_for(
     assert not run_module(instance, pooled, **wish)["changed"]
 
 
+@pytest.mark.usefixtures("silent")
 def test_one_that_was_stopped_since_is_started_and_waited_for(pooled, run_module, wish, monkeypatch):
-    monkeypatch.setattr(_ready, "agent_reasons", list)
-    monkeypatch.setattr(_ready, "agent_answers", lambda *_arguments: False)
     wish.update(wait="agent", timeout=1)
     assert run_module(instance, pooled, **wish)["failed"]
     run_module(instance, pooled, name="a", state="stopped", force=True)

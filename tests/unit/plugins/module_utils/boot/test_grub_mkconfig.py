@@ -14,6 +14,7 @@ import pytest
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot import loaders
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure
 from ansible_collections.mkops.multikernel.tests.unit import grub_emu
+from ansible_collections.mkops.multikernel.tests.unit.boot_rig import Clock
 from ansible_collections.mkops.multikernel.tests.unit.fake_boot import NEW, OLD, Simulated
 from ansible_collections.mkops.multikernel.tests.unit.plugins.modules import test_kernel_boot as host_tests
 
@@ -107,7 +108,7 @@ def stock(tmp_path_factory):
 
 @pytest.fixture
 def host(stock, tmp_path, monkeypatch):
-    monkeypatch.setattr(host_tests.kernel_boot.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(host_tests.kernel_boot, "time", Clock())
     return stock.copy(tmp_path / "host")
 
 

@@ -19,6 +19,7 @@ import pytest
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot import grub, loaders, plan
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure
 from ansible_collections.mkops.multikernel.tests.unit import fake_boot
+from ansible_collections.mkops.multikernel.tests.unit.boot_rig import Clock
 from ansible_collections.mkops.multikernel.tests.unit.fake_boot import (
     ENTRY,
     GRUBENV,
@@ -442,7 +443,7 @@ def test_a_host_with_a_password_whose_kernels_anybody_may_start(host, monkeypatc
     entry = ENTRY.replace("' $menuentry", "' --class gnu --unrestricted $menuentry")
     monkeypatch.setitem(globals(), "ENTRY", entry)
     monkeypatch.setattr(fake_boot, "ENTRY", entry)
-    monkeypatch.setattr(host_tests.kernel_boot.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(host_tests.kernel_boot, "time", Clock())
     add(host, "01_users", SUPERUSERS)
     host_tests.promoted(host, cmdline=cmdline)
     assert host.boot() == NEW
@@ -541,7 +542,7 @@ def test_entries_of_systemd_boot_in_any_form(tmp_path, monkeypatch, style):
                     text = text.replace(b"Debian", b"Debian f\xfcr uns")
                 path.write_bytes(text)
 
-    monkeypatch.setattr(host_tests.kernel_boot.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(host_tests.kernel_boot, "time", Clock())
     host = Styled(tmp_path)
     if style == "counter":
         path = host.at(f"{host.ENTRIES}/t0ken-{OLD}.conf")

@@ -231,6 +231,7 @@ def wishes(draw, image):
     return Wish(pool, tuple(instances), draw(st.booleans()))
 
 
+@pytest.mark.untraced
 @settings(
     max_examples=int(os.environ.get("MKOPS_EXAMPLES", "25")),
     deadline=None,

@@ -23,6 +23,7 @@ GIB = 1024**3
 turns = itertools.count()
 EVERY = 1 if int(os.environ.get("MKOPS_EXAMPLES", "0")) >= 1000 else 16
 LIMITS = pytest.mark.parametrize("limit", [None, PAGE])
+pytestmark = pytest.mark.untraced
 
 
 def makeable(tree, *arguments):

@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.wish import (
     AllBut,
     InstanceWish,
+    compile_pattern,
     label_words,
     labels_of,
     network_word,
@@ -76,6 +79,14 @@ def test_devices():
         parse_devices(["3b:00.0"])
     with pytest.raises(ValueError, match="listed twice"):
         parse_devices(["0000:3b:00.0", "0000:3b:00.0"])
+
+
+def test_a_pattern_that_python_may_take_in_another_way_one_day_is_no_noise():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert compile_pattern("[[a]").search("[")
+    with pytest.raises(ValueError, match=r"'\[' is not a regular expression: unterminated character set"):
+        compile_pattern("[")
 
 
 @pytest.mark.parametrize(
