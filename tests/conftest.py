@@ -13,7 +13,6 @@ import importlib.util
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
@@ -65,13 +64,18 @@ def in_memory() -> Path | None:
     memory = Path("/dev/shm")
     if "PYTEST_DEBUG_TEMPROOT" in os.environ or not os.access(memory, os.W_OK):
         return None
-    for left in memory.glob("mkops-tests-*"):
-        if not Path("/proc", left.name.split("-")[2]).exists():
+    # A short name: sockets of gpg go below it.
+    made = memory / f"mkops-t{os.getpid()}"
+    for left in memory.glob("mkops-t[0-9]*"):
+        if left == made or not Path("/proc", left.name.removeprefix("mkops-t")).exists():
             shutil.rmtree(left, ignore_errors=True)
     there = os.statvfs(memory)
     if there.f_flag & os.ST_NOEXEC or there.f_bavail * there.f_frsize < ROOM:
         return None
-    made = Path(tempfile.mkdtemp(prefix=f"mkops-tests-{os.getpid()}-", dir=memory))
+    try:
+        made.mkdir(mode=0o700)
+    except FileExistsError:  # somebody else's
+        return None
     # pytest's name for it; its workers inherit it.
     os.environ["PYTEST_DEBUG_TEMPROOT"] = str(made)
     return made

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import re
 import stat
 import subprocess
@@ -389,6 +390,95 @@ def test_unhealthy_kernels(either):
         "unit db.service failed, but not on the earlier kernel",
         "check /bin/false ended with status 1",
     ]
+
+
+def test_checks_that_cannot_be_run_or_say_why(machine, monkeypatch):
+    phase(machine, "install")
+    trial = phase(machine, "trial")["trial"]
+    machine.boot()
+    real = machine.run
+
+    def run(argv, purpose, ok=(0,), seconds=600):
+        if argv[0] == "/gone":
+            raise Failure(f"cannot {purpose}: there is no /gone on this host")
+        if argv[0] == "/ill":
+            return Done(tuple(argv), 3, "all\nout\n", "")
+        return Done(tuple(argv), 0) if argv[0] == "/well" else real(argv, purpose, ok, seconds)
+
+    monkeypatch.setattr(machine, "run", run)
+    checks = [["/well"], ["/gone", "1"], ["/ill"]]
+    assert phase(machine, "judge", trial=trial, health={"checks": checks})["reasons"] == [
+        "check /gone 1 ended with 127: cannot check: there is no /gone on this host",
+        "check /ill ended with 3: out",
+    ]
+
+
+def test_evidence_is_not_of_an_earlier_trial(machine):
+    machine.file("/sys/fs/pstore/dmesg-0", "an older panic\n")
+    os.utime(machine.at("/sys/fs/pstore/dmesg-0"), (1, 1))
+    phase(machine, "install")
+    phase(machine, "trial")
+    machine.file("/sys/fs/pstore/dmesg-1", "Kernel panic\n")
+    machine.boot()
+    machine.boot()
+    assert phase(machine, "report")["evidence"] == {"pstore": ["Kernel panic"]}
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_package_that_leaves_the_menu_as_it_was(either, monkeypatch, late):
+    """Its scripts are not there, or say nothing: the menu is made here."""
+    left_out = []
+    real = type(either).menu
+
+    def menu(machine):
+        if machine.at(f"/boot/vmlinuz-{NEW}").exists() and not (late and left_out):
+            left_out.append(machine)
+        else:
+            real(machine)
+
+    monkeypatch.setattr(type(either), "menu", menu)
+    if late:
+        phase(either, "install", state="installed")
+        assert NEW in boot_loaders.look(either).entries
+    else:
+        with pytest.raises(Failure, match=f"the boot menu has no entry for {NEW}; is it in /boot"):
+            phase(either, "install", state="installed")
+    assert either.boot() == OLD
+
+
+def test_half_a_kernel_that_stays_in_the_menu_is_told(machine, monkeypatch):
+    def break_off(*_arguments):
+        machine.file(f"/boot/vmlinuz-{NEW}", "half")
+        raise Failure("dpkg was killed")
+
+    def gone(_machine):
+        raise Failure("nothing starts this host")
+
+    monkeypatch.setattr(packages, "install", break_off)
+    monkeypatch.setattr(boot_loaders, "find", gone)
+    rollout = Rollout(machine)
+    with pytest.raises(Failure) as caught:
+        rollout._install(NEW, ["/tmp/k.deb"], [])
+    assert str(caught.value) == (
+        f"dpkg was killed; {NEW} may still be in the boot menu (nothing starts this host); "
+        f"the default is {OLD}"
+    )
+    assert not machine.at(f"/boot/vmlinuz-{NEW}").exists()
+    assert machine.record()["kernels"] == []
+
+
+@pytest.mark.parametrize("chosen", ["gnulinux-other", ""])
+def test_a_trial_that_is_not_what_is_started_once(machine, monkeypatch, chosen):
+    phase(machine, "install")
+    look = boot_loaders.Grub.look
+    monkeypatch.setattr(boot_loaders.Grub, "look", lambda grub: dataclasses.replace(look(grub), once=chosen))
+    with pytest.raises(
+        Failure, match=f"starts {chosen or 'nothing'} once after the trial was chosen; the host"
+    ):
+        phase(machine, "trial")
+    monkeypatch.undo()
+    assert machine.boot() == OLD
+    assert not any("mkops-kernel-trial" in path for path in machine.files())
 
 
 def test_evidence_of_the_trial(machine):

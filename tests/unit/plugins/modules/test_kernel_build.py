@@ -431,10 +431,10 @@ def test_a_tree_of_kernel_source(toy, tmp_path):
 
 
 @pytest.fixture
-def mirror(toy, tmp_path):
+def mirror(toy, tmp_path, tmp_path_factory):
     """A signed repository with the toy as a source package: what to ask for."""
-    home, root = tmp_path / "gnupg", tmp_path / "package"
-    home.mkdir(mode=0o700)
+    # Sockets are below it, whose paths must not be long.
+    home, root = tmp_path_factory.mktemp("gpg"), tmp_path / "package"
     (root / "usr/src").mkdir(parents=True)
     (root / "DEBIAN").mkdir()
     fields = (

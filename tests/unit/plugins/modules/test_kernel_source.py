@@ -22,8 +22,9 @@ from ansible.module_utils.common.parameters import PASS_VARS
 from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.build import source as ks
-from ansible_collections.mkops.multikernel.plugins.module_utils.build.git import ENVIRONMENT
+from ansible_collections.mkops.multikernel.plugins.module_utils.build.git import ENVIRONMENT, Git
 from ansible_collections.mkops.multikernel.plugins.module_utils.build.tree import unpack
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure
 from ansible_collections.mkops.multikernel.plugins.modules import kernel_build, kernel_source
 
 MAKEFILE = "VERSION = 7\nPATCHLEVEL = 0\nSUBLEVEL = 0\nEXTRAVERSION =\nNAME = x\n"
@@ -372,6 +373,65 @@ def test_a_wrong_checksum(run, dest, archive, server):
         result = run(archive={"src": src, "checksum": f"sha256:{'0' * 64}"})
         assert "find out why before you change the checksum" in result["msg"]
         assert not dest.exists()
+
+
+def test_nothing_is_trusted_for_want_of_a_word(archive, tmp_path):
+    """The module asks for all of these; who calls these functions without them gets no tree."""
+    fetcher = ks.Fetcher(tmp_path / "sources", lambda *_arguments: None)
+    git_tree = Git(tmp_path / "sources", "https://me:secret@example.org/linux.git")
+    with pytest.raises(Failure, match=r"git https://\*\*\*@example\.org/linux\.git: say tag or commit"):
+        ks.git_origin(git_tree, None, None, None)
+    with pytest.raises(Failure, match="keyring verifies a tag, and none is given"):
+        ks.git_origin(git_tree, None, 40 * "1", archive)
+    with pytest.raises(Failure, match=r"signature needs keyring, which has the key that made it"):
+        ks.archive_origin(fetcher, str(archive), None, f"{archive}.sig", None)
+    with pytest.raises(Failure, match=r"patch https://example\.org/a\.patch: what is fetched needs checksum"):
+        ks.expand("https://example.org/a.patch", None, fetcher)
+
+
+def test_a_link_is_told_apart_from_what_it_names(tree):
+    (tree / "scripts").mkdir()
+    (tree / "link").symlink_to("scripts")
+    before = ks.tree_digest(tree)
+    (tree / "link").unlink()
+    (tree / "link").symlink_to("kernel")
+    assert ks.tree_digest(tree) != before
+    (tree / ".git").mkdir()
+    (tree / ".git/config").touch()
+    (tree / "link").unlink()
+    (tree / "link").symlink_to("scripts")
+    assert ks.tree_digest(tree) == before
+
+
+def test_a_patch_that_changes_meanwhile(tmp_path):
+    path = make_patch(tmp_path / "a.patch")
+    patch = ks.local_patch(path)
+    assert patch.fetch() == path
+    make_patch(path, new="LINE TEN")
+    with pytest.raises(Failure, match=r"a\.patch has changed while this ran: run again"):
+        patch.fetch()
+
+
+def test_a_tree_of_somebody_else_is_nothing_to_build(tree):
+    with pytest.raises(Failure, match="was not made by kernel_source: make it with that, or give an archive"):
+        ks.tree_source(tree)
+
+
+def test_what_is_there_already_is_not_fetched_again(tmp_path):
+    fetched = []
+
+    def download(src, path):
+        fetched.append(src)
+        path.write_text("wrong" if len(fetched) == 2 else "right")
+
+    fetcher = ks.Fetcher(tmp_path / "sources", download)
+    checksum = f"sha256:{hashlib.sha256(b'right').hexdigest()}"
+    path = fetcher.get("a", "http://m/a.tar", checksum)
+    assert fetcher.get("a", "http://m/a.tar", checksum) == path
+    assert fetched == ["http://m/a.tar"]
+    with pytest.raises(Failure, match=r"b has sha256 .*, wanted is"):
+        fetcher.get("b", "http://m/b.tar", checksum)
+    assert list((tmp_path / "sources").iterdir()) == [path]
 
 
 def test_all_reasons_at_once(run, tmp_path):

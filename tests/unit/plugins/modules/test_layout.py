@@ -206,6 +206,27 @@ def test_what_images_leave_behind_is_removed(machine, run_module, wish):
     assert not (machine.root / "var/lib/kerf/daxfs/red").exists()
 
 
+def test_an_image_that_is_still_mounted_is_unmounted(machine, run_module, wish, monkeypatch):
+    run_module(layout, machine, **wish)
+    mounted = machine.root / "var/lib/kerf/daxfs/red"
+    mounted.mkdir(parents=True)
+    with (machine.root / "proc/mounts").open("a") as mounts:
+        mounts.write(f"none {mounted} daxfs ro 0 0\n")
+    asked = []
+
+    def run(argv, timeout, **manner):
+        if argv[0] != "umount":
+            return machine.run(argv, timeout, **manner)
+        asked.append(argv)
+        return _kerf.Done(tuple(argv), 0)
+
+    monkeypatch.setattr(_kerf, "run", run)
+    wish["instances"][0]["state"] = "absent"
+    assert not run_module(layout, machine, **wish).get("failed")
+    assert asked == [["umount", str(mounted)]]
+    assert not mounted.exists()
+
+
 def test_numa(make_host, run_module, wish):
     host = make_host(cpus=8, threads=2, nodes=2, memory_mib=4096)
     wish["pool"] = {"cpus": [2, 3, 6, 7, 1, 5], "memory": {0: "512M", 1: "1G"}}

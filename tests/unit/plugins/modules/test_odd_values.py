@@ -152,3 +152,5 @@ def test_a_result_can_be_printed_whatever_is_in_it():
     found = printable({"a\udcff": ["b\udcfe", ("c", 1)], "d": {"e": None, "f": True}})
     assert found == {"a\\xff": ["b\\xfe", ["c", 1]], "d": {"e": None, "f": True}}
     json.dumps(found, ensure_ascii=False).encode()
+    # Half of a character is no byte of a file's name.
+    assert printable("a\ud800") == "a\\ud800"

@@ -546,3 +546,15 @@ def test_keep_saved(before, after):
 )
 def test_who_else_sets_the_default(texts, found):
     assert loader.other_default({f"{number}.cfg": text for number, text in enumerate(texts, 1)}) == found
+
+
+@pytest.mark.parametrize("words", ["x='", "x={", "x=$("])
+def test_words_that_grub_would_not_read_make_no_entry(words):
+    with pytest.raises(Failure, match=r"no entry for GRUB can be made of 'Debian, with Linux 6\.12\.9, x="):
+        loader.own_entry(ordinary(MENU, "6.12.9"), words)
+
+
+def test_what_somebody_wrote_between_our_entries_is_none_of_them():
+    entry = loader.own_entry(ordinary(MENU, "6.12.9"), "quiet")
+    custom = loader.render_custom("", [f"set x=1\necho y\n{entry}"])
+    assert [(one.release, one.cmdline) for one in loader.own_entries(custom)] == [("6.12.9", "quiet")]

@@ -166,6 +166,7 @@ def test_where_only_the_machine_knows_both_are_told(script, values):
     assert menu_of(f"{script}\n", platform="pc").default == values
 
 
+FILES = {"/boot/grub/empty": "", "/boot/grub/more.cfg": "set default='of more'"}
 MANY = "".join(f"if [ -e (hd0)/{name} ]; then v={name}; fi; " for name in "abcdefghijklmnopq")
 WORDS = "".join(f"if [ -e (hd0)/{name} ]; then {name}=1; fi; " for name in "abcdefg")
 
@@ -201,6 +202,12 @@ WORDS = "".join(f"if [ -e (hd0)/{name} ]; then {name}=1; fi; " for name in "abcd
         ("if [ -d $prefix ]; then default=x; fi", {"x", UNSET}),
         ("if [ -s $prefix/empty ]; then default=x; fi", {UNSET}),
         ("if [ ! -n '' ]; then default=x; fi", {"x"}),
+        ("if [ ! '' ]; then default=x; fi", {"x"}),
+        ("if test a = a; then default=x; fi", {"x"}),
+        ("export $root; default=x", {"x"}),
+        ("source /boot/grub/more.cfg", {"of more"}),  # as a path of the host
+        # More values than are told one by one.
+        ("if [ -e (hd0)/x ]; then v=a; else v=b; fi; set default=${v}${v}${v}${v}${v}${v}", {ANY}),
     ],
 )
 def test_words_and_commands(script, values):
@@ -208,7 +215,7 @@ def test_words_and_commands(script, values):
         with pytest.raises(Unclear):
             menu_of(f"{script}\n")
         return
-    assert menu_of(f"{script}\n", {"/boot/grub/empty": ""}, default="saved").default == values
+    assert menu_of(f"{script}\n", FILES, default="saved").default == values
 
 
 def test_without_an_environment_block_nothing_is_loaded_or_saved():
@@ -235,6 +242,19 @@ def test_heads_of_entries(head, seen):
     assert [(entry.title, entry.ident) for entry in menu.entries] == seen
 
 
+def test_a_function_is_any_of_those_that_it_may_be():
+    files = {f"/boot/grub/{name}": f"function f {{ default={name}; }}" for name in "abc"}
+    text = "if [ -e (hd0)/x ]; then source $prefix/a; else source $prefix/b; fi; f\n"
+    assert menu_of(text, files).default == {"a", "b"}
+    # One that surely comes later takes the place of both.
+    assert menu_of(text.replace("; f", "; source $prefix/c; f"), files).default == {"c"}
+
+
+def test_an_entry_that_a_function_makes_again_is_one():
+    menu = menu_of("function f {\n  submenu s { menuentry a { echo a; }; }\n}\nf\nf\n")
+    assert [(entry.title, [one.title for one in entry.children]) for entry in menu.entries] == [("s", ["a"])]
+
+
 def test_an_entry_that_is_made_twice_is_one():
     menu = menu_of("while [ -e (hd0)/x ]; do menuentry a { echo a; }; done\nmenuentry b\n")
     assert [(entry.title, entry.sure) for entry in menu.entries] == [("a", False)]
@@ -251,6 +271,8 @@ def test_an_entry_that_is_made_twice_is_one():
         "set $root=1",
         "save_env $root",
         "boot",
+        # One value goes one variable further with each turn.
+        f"while [ -e (hd0)/x ]; do {'; '.join(f'v{n}=$v{n + 1}' for n in range(50))}; v50=1; done",
     ],
 )
 def test_what_cannot_be_followed(text):

@@ -43,6 +43,23 @@ def test_what_is_quoted_is_one_word_with_the_same_text(text):
     assert grub_script.unquote(grub_script.quote(text)) == text
 
 
+@pytest.mark.parametrize("text", ["a\nb", "a\r", "a\0b"])
+def test_no_word_goes_over_the_end_of_a_line(text):
+    with pytest.raises(ValueError, match="no word of GRUB holds the end of a line"):
+        grub_script.quote(text)
+
+
+def test_a_list_of_words_has_an_end():
+    with pytest.raises(grub_script.ScriptError, match="a `;` or the end of the line is missing"):
+        grub_script.parse("for x in a }")
+
+
+def test_commands_and_whether_what_they_return_is_looked_at():
+    script = "function f {\n  if a; then b; fi\n}\nwhile c; do d; done"
+    found = [(command.name, checked) for command, checked in grub_script.commands(grub_script.parse(script))]
+    assert found == [("a", True), ("b", False), ("c", True), ("d", True)]
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(TEXTS, min_size=1, max_size=5))
 def test_grub_takes_what_is_quoted(texts):

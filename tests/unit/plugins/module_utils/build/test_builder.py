@@ -182,3 +182,47 @@ def test_the_date_of_a_build_is_in_no_language(timestamp):
     argv = ["date", "-u", "-d", f"@{timestamp}", "+%a %b %e %H:%M:%S UTC %Y"]
     said = subprocess.run(argv, check=True, capture_output=True, text=True, env={"LC_ALL": "C"}).stdout
     assert date(timestamp) == said.strip()
+
+
+def test_a_make_without_a_package_is_told(build, tree):
+    build.work.mkdir(parents=True)
+    (tree / "include/config").mkdir(parents=True)
+    (tree / "include/config/kernel.release").write_text("6.12.108\n")
+    with pytest.raises(Failure, match=r"make made no package in .*: see .*\.log"):
+        build._collect(tree, {}, "6.12.108", 1, 0)
+
+
+def test_a_package_without_an_image_is_not_taken_for_signed(build, tmp_path):
+    (tmp_path / "root/DEBIAN").mkdir(parents=True)
+    fields = "Package: x\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b>\nDescription: x\n"
+    (tmp_path / "root/DEBIAN/control").write_text(fields)
+    (tmp_path / "root/boot").mkdir()
+    (tmp_path / "root/boot/config").touch()
+    package = tmp_path / "x.deb"
+    subprocess.run(["dpkg-deb", "-b", tmp_path / "root", package], check=True, capture_output=True)
+    with pytest.raises(Failure, match=r"x\.deb has no kernel image in it: see .*\.log"):
+        build._take_out_image(package, tmp_path / "image")
+    assert not (tmp_path / "image").exists()
+
+
+def test_a_disk_that_is_too_small_or_gets_full(build, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(9 << 20, 0, 5 << 20))
+    with pytest.raises(Failure, match="has 5 MiB free, a build needs 4096 MiB; make room or give another"):
+        build.build()
+    monkeypatch.undo()
+
+    def full():
+        raise OSError(28, "No space left on device", "linux.tar")
+
+    build.fetch = full
+    with pytest.raises(
+        Failure, match=r"there is no space left: .* MiB and \d+ files free, a build needs 4096"
+    ):
+        build.build()
+
+    def wrong():
+        raise Failure("it is not what it should be")
+
+    build.fetch = wrong
+    with pytest.raises(Failure, match=r"^it is not what it should be$"):
+        build.build()

@@ -68,3 +68,18 @@ def test_a_cache_of_another_user_is_refused_with_a_remedy(somebody_elses, tmp_pa
 )
 def test_what_is_not_here_is_nobody_s(url):
     assert local_directories(url) == []
+
+
+def test_a_tag_or_a_commit_that_is_not_there(somebody_elses, tmp_path):
+    git = Git(tmp_path / "cache", f"file://{somebody_elses}")
+    with pytest.raises(Failure, match=r"/linux has no tag v2: see git ls-remote --tags"):
+        git.tag_commit("v2")
+
+
+def test_a_commit_that_no_branch_has(somebody_elses, tmp_path, monkeypatch):
+    monkeypatch.delenv("GIT_TEST_ASSUME_DIFFERENT_OWNER")
+    git = Git(tmp_path / "cache", f"file://{somebody_elses}")
+    with pytest.raises(Failure, match=f"/linux has no commit {40 * '1'} in any branch"):
+        git.fetch(40 * "1", 40 * "1")
+    # All branches are there now.
+    assert git.has(git.tag_commit("v1")[1])

@@ -89,3 +89,28 @@ def test_what_is_no_condition(expression):
 )
 def test_why_unset(symbol, config, why):
     assert kconfig.why_unset(symbol, [TEXT], config) == why
+
+
+def test_ends_and_conditions_that_belong_to_nothing():
+    text = 'endmenu\ndepends on NET\nif A\nendif\nconfig B\n\tbool "b"\n\tdepends on C\n'
+    (found,) = kconfig.definitions(text)
+    assert (found.symbol, found.conditions) == ("B", ["C"])
+
+
+@pytest.mark.parametrize(
+    ("condition", "missing"),
+    [
+        ("A && (B || C) && D", ["(B || C)", "D"]),
+        ("A || B", []),
+        ("B || C", ["B || C"]),
+        ("!A", ["!A"]),
+        # What cannot be read is not claimed to be missing.
+        ("$(cc-option,-x) && B", ["B"]),
+        ("(A", []),
+        ("= B", []),
+        ("B C", []),
+        ("A &&", []),
+    ],
+)
+def test_conditions_that_do_not_hold(condition, missing):
+    assert kconfig.unmet(kconfig.Definition("X", [condition]), {"A": "y"}) == missing

@@ -86,3 +86,9 @@ def test_programs_that_a_configuration_needs(programs):
     assert reasons[2].endswith("needs pahole, which is not on the build host; install the package dwarves")
     programs("zstd", "")
     assert len(toolchain.missing_for(config)) == 2
+
+
+def test_a_bindgen_that_says_nothing_of_its_library(programs):
+    programs("rustc", "echo rustc 1.85.0")
+    programs("bindgen", "echo bindgen 0.71.1")
+    assert toolchain.toolchain()[-1] == "libclang: none"

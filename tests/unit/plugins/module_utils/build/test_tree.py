@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +44,14 @@ def test_a_package_without_a_source_archive(tmp_path):
 def test_unknown_symbols(tree):
     (tree / "kernel/Kconfig.preempt").write_text("menuconfig FOO\n\tbool\n\nconfig BAR\n\tbool\n")
     assert no_such_symbols(tree, {"FOO", "BAR", "BA", "MULTIKERNEL"}) == {"BA", "MULTIKERNEL"}
+
+
+def test_once_all_symbols_are_found_nobody_looks_further(tree, monkeypatch):
+    (tree / "Kconfig").write_text("config FOO\n")
+    (tree / "zoo").mkdir()
+    (tree / "zoo/Kconfig").write_text("config BAR\n")
+    read = []
+    real = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, **how: read.append(path) or real(path, **how))
+    assert no_such_symbols(tree, {"FOO"}) == set()
+    assert read == [tree / "Kconfig"]

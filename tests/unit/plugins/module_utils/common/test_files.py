@@ -92,3 +92,23 @@ def test_remove(tmp_path):
     (tmp_path / "file").touch()
     assert files.remove(tmp_path / "file")
     assert not files.remove(tmp_path / "file")
+
+
+def test_a_directory_that_was_not_synced_is_told(tmp_path, monkeypatch):
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    with pytest.raises(OSError, match="Input/output error"):
+        files.write_file(tmp_path / "file", "x")
+
+
+def test_half_a_character_is_no_traceback():
+    assert files.encoded("a\ud800ü") == b"a\xed\xa0\x80\xc3\xbc"
+    assert not files.native("/a\ud800").exists()
+
+
+def test_where_a_path_of_a_host_is():
+    assert str(files.below("/srv/root", "/etc/fstab")) == "/srv/root/etc/fstab"
+    assert str(files.below("/", "//etc")) == "/etc"

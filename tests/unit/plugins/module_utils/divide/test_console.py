@@ -155,3 +155,22 @@ def test_only_the_latest_output_of_a_talker_is_kept(monkeypatch):
 )
 def test_last_lines(text, count, lines):
     assert last_lines(text, count) == lines
+
+
+def test_a_console_whose_buffer_is_full_for_a_moment(mute, monkeypatch):
+    console, device = mute
+    real = os.write
+    full = iter([True, True, False])
+
+    def write(descriptor, data):
+        if next(full, False):
+            raise BlockingIOError(11, "again")
+        return real(descriptor, data[:4])
+
+    monkeypatch.setattr(_console.os, "write", write)
+    console.send("hello")
+    said = b""
+    while not said.endswith(b"hello\n"):
+        said += os.read(device, 99)
+    assert said == b"1\nhello\n"  # it has said which instance it wants
+    os.close(device)

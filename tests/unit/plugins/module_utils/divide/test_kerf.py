@@ -411,3 +411,28 @@ def test_a_call_whose_answer_is_lost_is_not_made_again(paths, tool, tmp_path):
         assert (lost.rc, "has ended unexpectedly" in lost.stderr) == (None, True)
         assert kerf.call(("next",)).rc == 0
     assert (tmp_path / "notes").read_text().split() == ["imported", "gone", "imported", "next"]
+
+
+def test_messages_that_were_overwritten_are_no_end(host, monkeypatch):
+    real, overwritten = os.read, iter([True])
+
+    def read(descriptor, size):
+        if next(overwritten, False):
+            raise BrokenPipeError(32, "Broken pipe")
+        return real(descriptor, size)
+
+    with Attempt(KernelFs(Paths(str(host.root)))) as attempt:
+        host.log("multikernel: not enough memory")
+        monkeypatch.setattr(_kerf.os, "read", read)
+        assert attempt.details(None)["kernel_log"] == ["multikernel: not enough memory"]
+
+
+def test_a_log_that_cannot_be_read_is_none(host, monkeypatch):
+    def read(_descriptor, _size):
+        raise OSError(5, "Input/output error")
+
+    with Attempt(KernelFs(Paths(str(host.root)))) as attempt:
+        host.log("multikernel: not enough memory")
+        monkeypatch.setattr(_kerf.os, "read", read)
+        assert attempt.details(None)["kernel_log"] == []
+        assert str(attempt.failure("no effect", Done(("x",), 1))) == "no effect"

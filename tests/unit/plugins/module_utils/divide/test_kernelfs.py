@@ -406,3 +406,26 @@ def test_choice(text, word):
 def test_distances_between_nodes(make_host, told, expected):
     host = make_host(nodes=2, distances=told)
     assert KernelFs(Paths(str(host.root))).read().distances == expected
+
+
+def test_a_tree_that_cannot_be_read_is_named(host, read):
+    (host.root / "sys/fs/multikernel/device_tree").unlink()
+    (host.root / "sys/fs/multikernel/device_tree").mkdir()
+    with pytest.raises(KernelFsError, match=r"cannot read .*/device_tree: Is a directory"):
+        read()
+
+
+@pytest.mark.parametrize(("file", "text"), [("level", "2\n"), ("shared_cpu_list", "")])
+def test_no_third_cache_is_no_cache_that_counts(make_host, file, text):
+    host = make_host(cpus=4, caches=2)
+    assert reader(host).read().topology.cache
+    host.write(f"/sys/devices/system/cpu/cpu0/cache/index3/{file}", text)
+    assert reader(host).read().topology.cache == {}
+
+
+def test_records_are_told_apart(host):
+    assert reader(host).record_sum("one") is None
+    host.write("/var/lib/kerf/instances/one.json", "{}")
+    first = reader(host).record_sum("one")
+    host.write("/var/lib/kerf/instances/one.json", "[]")
+    assert len({None, first, reader(host).record_sum("one")}) == 3

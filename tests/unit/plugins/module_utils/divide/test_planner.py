@@ -796,3 +796,28 @@ def test_a_lent_cpu_of_the_pool_that_has_no_other_place():
     )
     plan = make_plan(wished, other)
     assert actions(plan) == ("kill", "unload", "delete", "set_pool", "create", "load", "start")
+
+
+@pytest.mark.parametrize(
+    ("memory", "taken", "warning"),
+    [
+        (64 * GIB, GIB, None),
+        (65 * GIB, GIB, "the pool is larger than 64 GiB, which Multikernel Linux up to 7.0-mk2 cannot map"),
+        (GIB, GIB, "the instances take all memory of the pool, and this kernel needs a little of it"),
+        (GIB + 128 * MIB, GIB, None),
+    ],
+)
+def test_pools_that_multikernel_linux_has_trouble_with(memory, taken, warning):
+    large = replace(
+        BARE,
+        interface=UPSTREAM,
+        node_memory={0: 200 * GIB},
+        memory_total=300 * GIB,
+        memory_available=250 * GIB,
+    )
+    wish = Wish(PoolWish(cpus=2, memory=memory), (InstanceWish("a", cpus=(1,), memory=taken),))
+    warnings = make_plan(wish, replace(large, topology=replace(large.topology, node={}))).warnings
+    assert len(warnings) == (1 if warning else 0)
+    assert all(warning in text for text in warnings)
+    # The collection's own series has neither trouble.
+    assert make_plan(wish, replace(large, interface=FULL_SERIES)).warnings == ()

@@ -116,3 +116,10 @@ def test_what_is_last_said_is_taken_where_there_is_a_console(make_host, monkeypa
         with pytest.raises(ConsoleError, match=r"before there was a sign of its heartbeat \(lost\)") as error:
             watch.is_up(0)
     assert error.value.output == ("last words" if answers else "")
+
+
+def test_where_all_reserved_ports_are_taken_it_is_tried_without_one(channel):
+    channel.taken = set(range(1024))
+    channel.refuses = ConnectionResetError()
+    assert not _ready.agent_answers(7, 0.5)
+    assert channel.asked[-2:] == [("connect", (7, 1023)), ("close",)]
