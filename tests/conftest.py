@@ -81,6 +81,12 @@ def in_memory() -> Path | None:
     return made
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "untraced: takes long, longer with coverage, and runs no line that other tests do not run"
+    )
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Tests that are marked so run without the tracing of coverage: pytest-cov's `no_cover` does not do that

@@ -350,6 +350,17 @@ def test_names_that_are_no_ascii_on_a_host_that_is(tmp_path):
     assert f"config fragment {directory}/nö.config: No such file or directory" in gone["msg"]
 
 
+def test_a_patch_that_cannot_be_read_is_named(toy, tmp_path, monkeypatch):
+    def read(_path, _name):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "series.d").mkdir()
+    (tmp_path / "series.d/a.patch").touch()
+    monkeypatch.setattr(order, "read_patch", read)
+    result = toy.run(series=str(tmp_path / "series.d"))
+    assert f"patch {tmp_path}/series.d/a.patch cannot be read: Permission denied" in result["msg"]
+
+
 def test_all_reasons_at_once(toy, tmp_path, monkeypatch):
     for name, text in (("none.patch", "text"), ("series", "none.patch -p0\ngone.patch\n")):
         (tmp_path / name).write_text(text)

@@ -106,3 +106,12 @@ def test_anything_may_be_cut_off(made):
         assert list(secure_boot.entries(keys[:length])) == []
     for length in range(0, 512, 3):
         assert secure_boot.signature(image[:length]) == b""
+
+
+def test_an_image_without_a_place_for_signatures(made):
+    image = bytearray(read(made, "by-own"))
+    pe = int.from_bytes(image[0x3C:0x40], "little")
+    count = pe + 24 + 112 - 4
+    assert image[count : count + 4] == (16).to_bytes(4, "little")
+    image[count : count + 4] = (4).to_bytes(4, "little")
+    assert secure_boot.signature(bytes(image)) == b""

@@ -134,6 +134,23 @@ def test_files_that_nothing_can_stand_for(configure, base, fragment, reason):
         configure(base, fragment)
 
 
+def test_a_table_may_lie_where_the_include_files_are(configure, tree):
+    (tree / "include").mkdir()
+    (tree / "include/DSDT.h").touch()
+    config, warnings = configure('CONFIG_ACPI_CUSTOM_DSDT_FILE="DSDT.h"')
+    assert (config["ACPI_CUSTOM_DSDT_FILE"], warnings) == ('"DSDT.h"', [])
+    with pytest.raises(Failure, match=r"has OTHER\.h"):
+        configure('CONFIG_ACPI_CUSTOM_DSDT_FILE="OTHER.h"')
+
+
+def test_an_option_that_the_tree_does_not_take_is_refused(configure, tree):
+    (tree / "kernel/Kconfig").write_text('config KEPT\n\tbool "kept"\nconfig LOST\n\tbool "lost"\n')
+    (tree / "scripts/kconfig/merge_config.sh").write_text(f"{MERGE}sed -i /LOST/d .config\n")
+    assert configure("", "CONFIG_KEPT=y")[0]["KEPT"] == "y"
+    with pytest.raises(Failure, match=r"CONFIG_LOST=y \(mine\.config:2\): it is not set in the result"):
+        configure("", "CONFIG_KEPT=y\nCONFIG_LOST=y")
+
+
 def test_all_missing_files_are_told_at_once(configure):
     with pytest.raises(Failure) as caught:
         configure('CONFIG_INITRAMFS_SOURCE="a"\n', 'CONFIG_SYSTEM_TRUSTED_KEYS="b"\n')

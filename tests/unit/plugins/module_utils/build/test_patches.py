@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import base64
+import email
 import quopri
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from ansible_collections.mkops.multikernel.plugins.module_utils.build import patches
 from ansible_collections.mkops.multikernel.plugins.module_utils.build.patches import (
     apply_patch,
     read_patch,
@@ -366,3 +368,8 @@ def test_a_patch_that_is_not_right(tmp_path, text, reason):
     (tmp_path / "bad.patch").write_text(text)
     with pytest.raises(Refused, match=rf"patch bad\.patch .*{reason}|patch bad\.patch {reason}"):
         read_patch(tmp_path / "bad.patch", "bad.patch")
+
+
+def test_a_subject_in_a_charset_that_nobody_knows():
+    message = email.message_from_string("Subject: =?x-nobodys?q?Fix_?= =?utf-8?q?=C3=BCber?=\n\n")
+    assert patches._subject(message) == "Fix über"
