@@ -74,18 +74,18 @@ def _files(grub: Path) -> Iterator[tuple[str, bytes]]:
 _known: dict[tuple[object, ...], tuple[Start, bytes | None]] = {}
 
 
-def start(grub: Path, prelude: str = LOAD) -> Start:
+def start(grub: Path, prelude: str = LOAD, patience: float = 30) -> Start:
     """Start a machine whose /boot/grub is this directory; its grubenv is afterwards as GRUB has left it."""
-    key = (prelude, *_files(grub))
+    key = (prelude, patience, *_files(grub))
     if key not in _known:
-        _known[key] = _start(grub, prelude)
+        _known[key] = _start(grub, prelude, patience)
     done, environment = _known[key]
     if environment is not None:
         (grub / "grubenv").write_bytes(environment)
     return done
 
 
-def _start(grub: Path, prelude: str) -> tuple[Start, bytes | None]:
+def _start(grub: Path, prelude: str, patience: float) -> tuple[Start, bytes | None]:
     environment = None
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -103,7 +103,7 @@ def _start(grub: Path, prelude: str) -> tuple[Start, bytes | None]:
         subprocess.run(make, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
         (folder / "map").write_text(f"(hd0) {image}\n")
         argv = ["grub-emu", "-m", str(folder / "map"), "-r", "hd0", "-d", "/boot/grub"]
-        done = _watch(argv)
+        done = _watch(argv, patience)
         if (grub / "grubenv").exists():
             dump = f"dump /boot/grub/grubenv {folder / 'grubenv'}"
             subprocess.run(
@@ -117,7 +117,7 @@ def _start(grub: Path, prelude: str) -> tuple[Start, bytes | None]:
     return done, environment
 
 
-def _watch(argv: list[str], patience: float = 30) -> Start:
+def _watch(argv: list[str], patience: float) -> Start:
     """What a program says on its terminal, and whether it ended by itself."""
     terminal, other = pty.openpty()
     ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 200, 4000, 0, 0))

@@ -408,8 +408,8 @@ def test_checks_that_cannot_be_run_or_say_why(machine, monkeypatch):
     monkeypatch.setattr(machine, "run", run)
     checks = [["/well"], ["/gone", "1"], ["/ill"]]
     assert phase(machine, "judge", trial=trial, health={"checks": checks})["reasons"] == [
-        "check /gone 1 ended with 127: cannot check: there is no /gone on this host",
-        "check /ill ended with 3: out",
+        "check /gone 1 ended with status 127: cannot check: there is no /gone on this host",
+        "check /ill ended with status 3: out",
     ]
 
 
@@ -441,7 +441,9 @@ def test_a_package_that_leaves_the_menu_as_it_was(either, monkeypatch, late):
         phase(either, "install", state="installed")
         assert NEW in boot_loaders.look(either).entries
     else:
-        with pytest.raises(Failure, match=f"the boot menu has no entry for {NEW}; is it in /boot"):
+        with pytest.raises(
+            Failure, match=f"the boot menu has no entry for {NEW}; check that its files are in /boot"
+        ):
             phase(either, "install", state="installed")
     assert either.boot() == OLD
 
@@ -473,7 +475,7 @@ def test_a_trial_that_is_not_what_is_started_once(machine, monkeypatch, chosen):
     look = boot_loaders.Grub.look
     monkeypatch.setattr(boot_loaders.Grub, "look", lambda grub: dataclasses.replace(look(grub), once=chosen))
     with pytest.raises(
-        Failure, match=f"starts {chosen or 'nothing'} once after the trial was chosen; the host"
+        Failure, match=f"would start {chosen or 'its default'}, not the trial that was chosen"
     ):
         phase(machine, "trial")
     monkeypatch.undo()

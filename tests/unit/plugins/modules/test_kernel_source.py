@@ -379,13 +379,15 @@ def test_nothing_is_trusted_for_want_of_a_word(archive, tmp_path):
     """The module asks for all of these; who calls these functions without them gets no tree."""
     fetcher = ks.Fetcher(tmp_path / "sources", lambda *_arguments: None)
     git_tree = Git(tmp_path / "sources", "https://me:secret@example.org/linux.git")
-    with pytest.raises(Failure, match=r"git https://\*\*\*@example\.org/linux\.git: say tag or commit"):
+    with pytest.raises(Failure, match=r"git https://\*\*\*@example\.org/linux\.git: give tag or commit"):
         ks.git_origin(git_tree, None, None, None)
-    with pytest.raises(Failure, match="keyring verifies a tag, and none is given"):
+    with pytest.raises(Failure, match="keyring verifies a tag: give tag as well"):
         ks.git_origin(git_tree, None, 40 * "1", archive)
-    with pytest.raises(Failure, match=r"signature needs keyring, which has the key that made it"):
+    with pytest.raises(Failure, match=r"signature needs a keyring with the key that made it"):
         ks.archive_origin(fetcher, str(archive), None, f"{archive}.sig", None)
-    with pytest.raises(Failure, match=r"patch https://example\.org/a\.patch: what is fetched needs checksum"):
+    with pytest.raises(
+        Failure, match=r"patch https://example\.org/a\.patch: a patch that is fetched needs a checksum"
+    ):
         ks.expand("https://example.org/a.patch", None, fetcher)
 
 
@@ -429,7 +431,7 @@ def test_what_is_there_already_is_not_fetched_again(tmp_path):
     path = fetcher.get("a", "http://m/a.tar", checksum)
     assert fetcher.get("a", "http://m/a.tar", checksum) == path
     assert fetched == ["http://m/a.tar"]
-    with pytest.raises(Failure, match=r"b has sha256 .*, wanted is"):
+    with pytest.raises(Failure, match=r"b has sha256 .* instead of .*: find out why"):
         fetcher.get("b", "http://m/b.tar", checksum)
     assert list((tmp_path / "sources").iterdir()) == [path]
 

@@ -550,7 +550,9 @@ def test_who_else_sets_the_default(texts, found):
 
 @pytest.mark.parametrize("words", ["x='", "x={", "x=$("])
 def test_words_that_grub_would_not_read_make_no_entry(words):
-    with pytest.raises(Failure, match=r"no entry for GRUB can be made of 'Debian, with Linux 6\.12\.9, x="):
+    with pytest.raises(
+        Failure, match=r"no entry for GRUB can have the title 'Debian, with Linux 6\.12\.9, x="
+    ):
         loader.own_entry(ordinary(MENU, "6.12.9"), words)
 
 

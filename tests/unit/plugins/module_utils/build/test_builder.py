@@ -188,7 +188,7 @@ def test_a_make_without_a_package_is_told(build, tree):
     build.work.mkdir(parents=True)
     (tree / "include/config").mkdir(parents=True)
     (tree / "include/config/kernel.release").write_text("6.12.108\n")
-    with pytest.raises(Failure, match=r"make made no package in .*: see .*\.log"):
+    with pytest.raises(Failure, match=r"make built no package in .*: see .*\.log"):
         build._collect(tree, {}, "6.12.108", 1, 0)
 
 
@@ -207,7 +207,9 @@ def test_a_package_without_an_image_is_not_taken_for_signed(build, tmp_path):
 
 def test_a_disk_that_is_too_small_or_gets_full(build, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(9 << 20, 0, 5 << 20))
-    with pytest.raises(Failure, match="has 5 MiB free, a build needs 4096 MiB; make room or give another"):
+    with pytest.raises(
+        Failure, match="has 5 MiB free, but a build needs 4096 MiB; make room or give another"
+    ):
         build.build()
     monkeypatch.undo()
 
@@ -216,7 +218,7 @@ def test_a_disk_that_is_too_small_or_gets_full(build, monkeypatch):
 
     build.fetch = full
     with pytest.raises(
-        Failure, match=r"there is no space left: .* MiB and \d+ files free, a build needs 4096"
+        Failure, match=r"there is no space left: .* MiB and \d+ files free, but a build needs 4096"
     ):
         build.build()
 
