@@ -22,7 +22,7 @@ TOP = Path(__file__).parents[1]
 MODULES = ("ansible", "hypothesis", "jmespath", "libfdt", "netaddr", "yaml")
 PROGRAMS = (
     "ansible", "dpkg-deb", "fakeroot", "gcc", "git", "gpg", "gpgv", "grub-script-check", "make", "nsenter",
-    "openssl", "patch", "perl", "sbsign", "sbverify", "tar", "unshare",
+    "openssl", "patch", "perl", "sbsign", "sbverify", "systemctl", "tar", "unshare",
 )  # fmt: skip
 # More than a build wants to see free; tests use little of it.
 ROOM = 6 << 30
