@@ -362,7 +362,6 @@ class Menu:
             return self._if(statement.branches, statement.otherwise, state)
         if isinstance(statement, script.Loop):
             return self._loop(statement, state)
-        assert isinstance(statement, script.Function)
         text, file = self._texts[-1]
         known = self._functions.setdefault(statement.name, [])
         if not self._unsure:
