@@ -362,11 +362,12 @@ class Menu:
             return self._if(statement.branches, statement.otherwise, state)
         if isinstance(statement, script.Loop):
             return self._loop(statement, state)
-        text, file = self._texts[-1]
-        known = self._functions.setdefault(statement.name, [])
-        if not self._unsure:
-            known.clear()
-        known.append((statement, text, file))
+        if isinstance(statement, script.Function):
+            text, file = self._texts[-1]
+            known = self._functions.setdefault(statement.name, [])
+            if not self._unsure:
+                known.clear()
+            known.append((statement, text, file))
         return YES
 
     def _if(
