@@ -121,7 +121,9 @@ def served(make_host, tmp_path):
     )
     if not json.loads(process.stdout.readline() or '{"ready": false}')["ready"]:
         process.kill()
-        pytest.fail(f"systemd does not come up: {log.read_text()}")
+        said = log.read_text()
+        # A container may not give it control groups.
+        (pytest.skip if "cgroup" in said else pytest.fail)(f"systemd does not come up: {said}")
     yield Host(host.root, process)
     process.stdin.close()
     process.kill()
