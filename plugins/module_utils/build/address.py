@@ -16,7 +16,10 @@ from ..common.errors import Failure
 
 REMOTE = ("https://", "http://", "file://")
 # Names and passwords, which may have an @ themselves, and what is asked for: a key, or a signature of access.
-_ADDRESS = re.compile(r"""([A-Za-z][\w+.-]*://)([^/\s'"?#]*@)?([^\s'"?#]*)(\?[^\s'"]*)?""")
+# A password that was not encoded may have what ends the host's part elsewhere; what precedes it is no port.
+_ADDRESS = re.compile(
+    r"""([A-Za-z][\w+.-]*://)([^/\s'"?#]*@|[^][/\s'"?#:]*:(?!\d*[/?#])[^\s'"]*@)?([^\s'"?#]*)(\?[^\s'"]*)?"""
+)
 
 
 def is_remote(src: str) -> bool:

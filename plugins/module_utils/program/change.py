@@ -28,9 +28,7 @@ from ..divide.wish import Manner
 from .output import complain, complain_of_all, notify, say
 
 ENDED_BADLY = 4  # exit code of run
-_SLACK = (
-    TIMEOUT + 60
-)  # seconds that systemd allows beside those for shutting down: to wait for the lock, for force
+_SLACK = TIMEOUT + 60  # seconds beside those for shutting down: to wait for the lock, to use force
 _LOOK = 1.0  # seconds between two looks at whether an instance still runs
 _ADOPTED = ("wait_for", "wait", "timeout")  # of what is declared, all that is about one that runs already
 
