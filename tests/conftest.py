@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).parents[1]
-MODULES = ("ansible", "hypothesis", "jmespath", "libfdt", "netaddr", "yaml")
+MODULES = ("ansible", "hypothesis", "jmespath", "libfdt", "netaddr", "prometheus_client", "yaml")
 PROGRAMS = (
     "ansible", "dpkg-deb", "fakeroot", "gcc", "git", "gpg", "gpgv", "grub-script-check", "make", "nsenter",
     "openssl", "patch", "perl", "sbsign", "sbverify", "systemctl", "tar", "unshare",

@@ -156,6 +156,7 @@ class FakeKernel:
             "none /sys/fs/multikernel multikernel rw 0 0\n" if self.mounted else "/ / ext4 rw 0 0\n",
         )
         self.write("/proc/uptime", "120.50 400.00\n")
+        self.write("/proc/stat", "cpu  1 2 3\nbtime 1790000000\nprocesses 7\n")
         self.write("/proc/meminfo", f"MemTotal: {available + 65536} kB\nMemAvailable: {available} kB\n")
         self.write("/proc/sys/kernel/osrelease", "6.12.107-mkops\n")
         self.write("/proc/sys/kernel/random/boot_id", "11111111-2222-3333-4444-555555555555\n")
@@ -245,8 +246,10 @@ class FakeKernel:
                 self.write(f"{at}/exit_reason", f"{one.exit_reason}\n")
                 self.write(f"{at}/epoch", f"{one.epoch}\n")
                 age = "heartbeat_age_ms 300\n" if one.status == "active" else ""
-                restarts = max(one.epoch - 1, 0)
-                self.write(f"{at}/stats", f"spawn_epoch {one.epoch}\nrestarts {restarts}\n{age}new and odd\n")
+                stats = (
+                    f"spawn_epoch {one.epoch}\nrestarts {max(one.epoch - 1, 0)}\nstate_since_ms 60500\n{age}"
+                )
+                self.write(f"{at}/stats", f"{stats}new and odd\n")
 
         lines = ["00001000-0009ffff : System RAM"]
         for base, size, _node in self.chunks:

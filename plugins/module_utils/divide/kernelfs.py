@@ -84,6 +84,11 @@ class Paths:
         """What the host is declared to be at boot: see declared."""
         return self.at("/etc/mkops/layout.json")
 
+    @property
+    def crashes(self) -> Path:
+        """What is kept of instances that have crashed."""
+        return self.at("/var/lib/mkops/crashes")
+
     def record(self, name: str) -> Path:
         """kerf's note of what it loaded."""
         return self.at(f"/var/lib/kerf/instances/{name}.json")
@@ -208,6 +213,15 @@ class KernelFs:
     @property
     def boot_id(self) -> str:
         return _text(self.paths.at("/proc/sys/kernel/random/boot_id")).strip()
+
+    @property
+    def booted(self) -> int | None:
+        """When the host has booted, in seconds since 1970; None where it is not told.
+
+        It is the same in each reading, as long as nobody sets the clock.
+        """
+        match = re.search(r"^btime (\d+)$", _text(self.paths.at("/proc/stat")), re.M)
+        return int(match[1]) if match else None
 
     @property
     def notes(self) -> Notes:

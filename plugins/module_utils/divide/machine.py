@@ -74,6 +74,15 @@ class Pool:
         return sum(chunk.size for chunk in self.chunks)
 
     @property
+    def used_memory(self) -> dict[int, int]:
+        """Bytes in use per NUMA node."""
+        nodes: dict[int, int] = {}
+        for region in self.regions:
+            node = next(chunk.node for chunk in self.chunks if chunk.holds(region.base))
+            nodes[node] = nodes.get(node, 0) + region.size
+        return nodes
+
+    @property
     def free_memory(self) -> int:
         return self.size - sum(region.size for region in self.regions)
 

@@ -91,6 +91,14 @@ def parser(version: str) -> argparse.ArgumentParser:
     )
     kerf(boot)
 
+    metrics = command("metrics", "print how this host and its instances are, for Prometheus")
+    metrics.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="replace this file as a whole, for node_exporter's textfile collector",
+    )
+
     console = command("console", "show what an instance says, and type to it; Ctrl-] leaves")
     console.add_argument("name", metavar="NAME", help="the instance")
     console.add_argument("--no-follow", action="store_true", help="only what was retained, then end")
@@ -111,7 +119,7 @@ def main(argv: Sequence[str] | None = None, version: str = "unknown", paths: Pat
     args = parser(version).parse_args(argv)
     what = " ".join(filter(None, ["mkops", args.command, getattr(args, "name", None)]))
     try:
-        code = _run(args, paths or Paths())
+        code = _run(args, paths or Paths(), version)
         sys.stdout.flush()
         return code
     except Refused as refused:
@@ -128,12 +136,16 @@ def main(argv: Sequence[str] | None = None, version: str = "unknown", paths: Pat
         return FAILED
 
 
-def _run(args: argparse.Namespace, paths: Paths) -> int:
+def _run(args: argparse.Namespace, paths: Paths, version: str) -> int:
     """What a command does without, it does not import: a host compiles it each time."""
     if args.command == "status":
         from .status import status
 
         status(paths, args.json)
+    elif args.command == "metrics":
+        from .metrics import metrics
+
+        metrics(paths, args.output, version)
     elif args.command == "console":
         from .console import console
 

@@ -59,7 +59,7 @@ def lines(facts: dict[str, Any], width: int | None = None) -> list[str]:
         )
     found = table(rows, width)
     if instances:
-        found += ["", *table([_HEAD, *map(_row, instances)], width)]
+        found += ["", *table([_HEAD, *(_row(one, host["uptime"]) for one in instances)], width)]
     else:
         found += ["", "There are no instances."]
     silent = [
@@ -83,13 +83,13 @@ def _at_boot(facts: dict[str, Any]) -> list[str]:
     return ["", f"At boot: {said}. The host {word}{':' if drift else '.'}", *(f"  {one}" for one in drift)]
 
 
-def _row(one: dict[str, Any]) -> list[str]:
-    since = one["stats"].get("state_since_ms")
+def _row(one: dict[str, Any], uptime: float) -> list[str]:
+    since = one["stats"].get("state_since_ms")  # of the host's uptime
     ended = one["exit_reason"]
     return [
         one["name"],
         one["state"],
-        _UNKNOWN if since is None else span(since / 1000),
+        _UNKNOWN if since is None else span(max(uptime - since / 1000, 0)),
         _cpus(one["cpus"]),
         format_size(one["memory"]),
         _UNKNOWN if one["epoch"] is None else str(one["epoch"]),

@@ -31,9 +31,9 @@ def test_a_table(host, mkops, write, layout, monkeypatch):
         "host  CPUs 0-1  1.5 GiB of 1.5 GiB available  6.12.107-mkops, up 2min",
         "pool  CPUs 2-3  256 MiB of 512 MiB free       all CPUs are lent",
         "",
-        "NAME  STATE   FOR  CPUS  MEMORY   STARTS  KERNEL   ENDED LAST",
-        "blue  loaded  -    3     128 MiB  0       vmlinux  -",
-        "red   loaded  -    2     128 MiB  1       vmlinux  panic: ^[[2Joh no",
+        "NAME  STATE   FOR   CPUS  MEMORY   STARTS  KERNEL   ENDED LAST",
+        "blue  loaded  1min  3     128 MiB  0       vmlinux  -",
+        "red   loaded  1min  2     128 MiB  1       vmlinux  panic: ^[[2Joh no",
     ]
 
 
