@@ -16,7 +16,7 @@ TESTS ?=
 
 export MKOPS_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mkops
 SERIES_TREE := $(MKOPS_CACHE)/series-test/linux-6.12
-export PATH := $(MKOPS_CACHE)/venv/bin:$(PATH)
+export PATH := $(MKOPS_CACHE)/venv/bin:$(MKOPS_CACHE)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.ansible/collections
 export ANSIBLE_HOME := $(CURDIR)/.ansible/home

@@ -22,7 +22,7 @@ TOP = Path(__file__).parents[1]
 MODULES = ("ansible", "hypothesis", "jmespath", "libfdt", "netaddr", "prometheus_client", "yaml")
 PROGRAMS = (
     "ansible", "dpkg-deb", "fakeroot", "gcc", "git", "gpg", "gpgv", "grub-script-check", "make", "nsenter",
-    "openssl", "patch", "perl", "sbsign", "sbverify", "systemctl", "tar", "unshare",
+    "openssl", "patch", "perl", "promtool", "sbsign", "sbverify", "systemctl", "tar", "unshare",
 )  # fmt: skip
 # More than a build wants to see free; tests use little of it.
 ROOM = 6 << 30
@@ -44,7 +44,13 @@ def collections() -> Path:
 
 def prepare() -> None:
     """The environment that make gives, for this process and for the ansible that tests start."""
-    path = [str(Path(sys.executable).parent), *os.environ.get("PATH", os.defpath).split(os.pathsep)]
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "mkops")
+    cache = Path(os.environ.get("MKOPS_CACHE", default))
+    path = [
+        str(Path(sys.executable).parent),
+        str(cache / "bin"),
+        *os.environ.get("PATH", os.defpath).split(os.pathsep),
+    ]
     # sbin: where Debian has what mends and makes file systems, and not everybody's $PATH.
     os.environ["PATH"] = os.pathsep.join(dict.fromkeys([*path, "/usr/sbin", "/sbin"]))
     where = str(collections())

@@ -264,7 +264,7 @@ def test_interfaces_are_probed(make_host, series, name, resizes, epoch):
     one = machine.instances["one"]
     assert one.epoch == epoch
     assert one.exit_reason == ("panic: oh" if epoch else None)
-    assert one.stats == ({"spawn_epoch": 3, "restarts": 2} if epoch else {})
+    assert one.stats == ({"spawn_epoch": 3, "restarts": 2, "state_since_ms": 60500} if epoch else {})
     assert machine.granule == 128 * MIB
 
 
