@@ -26,6 +26,8 @@ ROOMS = {
     "boot": {"common"},
     "": {"common", "divide", "build", "boot"},  # module_utils itself: adapters for modules
 }
+# What runs on a controller, or uses module_utils.
+ABOVE = {"action", "connection", "filter", "inventory", "lookup", "modules", "plugin_utils"}
 # The engine also runs on hosts without Ansible.
 WITHOUT_ANSIBLE = {"common", "divide", "program"}
 # What a file may import beside that: it says so where it is missing, and nothing else needs that file.
@@ -72,7 +74,7 @@ def faults(name: str, path: Path, text: str | None = None) -> list[str]:
                 found.append(f"{name} imports {other}, which is no module: name the file itself")
             elif room_of(other) not in {room, *ROOMS[room]}:
                 found.append(f"{name} imports {other}, which is not below it")
-        elif other.startswith(("modules.", "action.", "filter.")):
+        elif other.split(".")[0] in ABOVE:
             found.append(f"{name} imports {other}, which is above it")
         elif other.split(".")[0] in {*sys.stdlib_module_names, OPTIONAL.get(name)}:
             continue
@@ -94,6 +96,7 @@ def test_nothing_imports_upwards(name):
         ("module_utils.divide.plan", "def f():\n    from ..build.kconfig import merge", "is not below it"),
         ("module_utils.boot.plan", f"from {PREFIX}module_utils.divide.plan import Plan", "is not below it"),
         ("module_utils.boot.plan", f"from {PREFIX}modules.kernel_boot import main", "is above it"),
+        ("module_utils.divide.plan", f"from {PREFIX}plugin_utils.hosts import bounded", "is above it"),
         ("module_utils.divide.plan", "from ansible.module_utils.basic import AnsibleModule", "does not have"),
         ("module_utils.divide.plan", "import yaml", "does not have"),
         ("module_utils.program.status", "from prometheus_client import Metric", "does not have"),
@@ -132,3 +135,9 @@ def test_tests_stand_where_the_code_does():
     mirrored = Path(__file__).parent / "module_utils"
     strays = [path.name for path in mirrored.glob("test_*.py") if path.stem != "test_module"]
     assert strays == []
+
+
+def test_what_hosts_are_sent_stands_alone():
+    """The connection plugin kerf sends this text to hosts, where there is nothing else of the collection."""
+    name = "module_utils.divide.agent"
+    assert {other.split(".")[0] for other in imports_of(name, MODULES[name])} <= set(sys.stdlib_module_names)
