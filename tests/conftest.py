@@ -21,8 +21,9 @@ import pytest
 TOP = Path(__file__).parents[1]
 MODULES = ("ansible", "hypothesis", "jmespath", "libfdt", "netaddr", "prometheus_client", "yaml")
 PROGRAMS = (
-    "ansible", "dpkg-deb", "fakeroot", "gcc", "git", "gpg", "gpgv", "grub-script-check", "make", "nsenter",
-    "openssl", "patch", "perl", "promtool", "sbsign", "sbverify", "systemctl", "tar", "unshare",
+    "ansible", "dpkg-deb", "fakeroot", "gcc", "git", "gpg", "gpgv", "grub-script-check", "ip", "make",
+    "nft", "nsenter", "openssl", "patch", "perl", "promtool", "qemu-img", "qemu-storage-daemon", "sbsign",
+    "sbverify", "systemctl", "tar", "unshare",
 )  # fmt: skip
 # More than a build wants to see free; tests use little of it.
 ROOM = 6 << 30

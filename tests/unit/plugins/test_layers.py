@@ -20,16 +20,17 @@ PREFIX = "ansible_collections.mkops.multikernel.plugins."
 # Each room, and the rooms of module_utils that it may import from beside itself.
 ROOMS = {
     "common": set(),
-    "divide": {"common"},
-    "program": {"common", "divide"},
+    "devices": {"common"},
+    "divide": {"common", "devices"},
+    "program": {"common", "devices", "divide"},
     "build": {"common"},
     "boot": {"common"},
-    "": {"common", "divide", "build", "boot"},  # module_utils itself: adapters for modules
+    "": {"common", "devices", "divide", "build", "boot"},  # module_utils itself: adapters for modules
 }
 # What runs on a controller, or uses module_utils.
 ABOVE = {"action", "connection", "filter", "inventory", "lookup", "modules", "plugin_utils"}
 # The engine also runs on hosts without Ansible.
-WITHOUT_ANSIBLE = {"common", "divide", "program"}
+WITHOUT_ANSIBLE = {"common", "devices", "divide", "program"}
 # What a file may import beside that: it says so where it is missing, and nothing else needs that file.
 OPTIONAL = {"module_utils.program.metrics": "prometheus_client"}
 
