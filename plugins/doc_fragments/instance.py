@@ -79,24 +79,97 @@ options:
       - Device of the console, added to O(cmdline). V(mktty0) when neither names one; V(ttynull) silences it.
     type: str
   network:
-    description: Address of the spawned kernel, added to O(cmdline) as the kernel's C(ip=).
-    type: dict
+    description:
+      - A network device, as a dictionary, or a list of them. Devices are virtio devices that the host serves;
+        C(docs/devices.md) of the collection describes them. An empty list means none; left out, they stay.
+      - C(mode) is V(bridge), a port of a bridge of the host; V(routed), a network of its own with the host as
+        its router; or V(isolated), the same without a way to the host and beyond.
+      - C(bridge) is the bridge of the host, for mode V(bridge).
+      - C(mac) is the address of the spawned kernel's end. When it is left out, one is made, and stays.
+      - C(mtu) is V(1280) to V(9000), by default V(1500).
+      - C(addresses) are IPv4 and IPv6 addresses of the spawned kernel with the length of their prefix, or
+        V(dhcp) in mode V(bridge).
+      - C(prefixes) are networks of each of which an address is allotted, which the instance keeps; in mode
+        V(routed) and V(isolated) a pair, one for either end.
+      - C(gateway) and C(dns) are addresses; in mode V(routed) the host is the gateway.
+      - C(device) and C(hostname) are names of the device and of the host in the spawned kernel.
+      - C(host_entry) is a name for its addresses in the host's C(/etc/hosts).
+      - C(nat) hides it behind the host's addresses, and C(forwards) is a list of ports of the host with
+        C(port), C(to) and C(protocol) (V(tcp) or V(udp)), for mode V(routed).
+      - C(reach) are names of other instances that it may open connections to. Without it, it reaches none
+        in mode V(routed) and V(isolated).
+      - A dictionary without C(mode) makes no device. It is added to O(cmdline) as the kernel's C(ip=), with
+        C(address) (an IPv4 address, or V(dhcp); required), C(netmask) (V(255.255.255.0) when left out),
+        C(gateway), C(device) and C(hostname).
+      - Devices need a kernel of this collection's series that offers them; on others they are refused.
+    type: raw
+  disks:
+    description:
+      - Disks that the host serves by C(qemu-storage-daemon), in the order in which the spawned kernel finds
+        them (C(/dev/vda), C(/dev/vdb)). An empty list means none; left out, they stay.
+      - A disk that is written belongs to one instance alone.
+    type: list
+    elements: dict
     suboptions:
-      address:
-        description: IPv4 address, or V(dhcp).
+      path:
+        description: File or block device on the host.
+        type: path
+        required: true
+      format:
+        description: What is in the file. It is never guessed.
+        type: str
+        choices: [raw, qcow2]
+        default: raw
+      size:
+        description: Make the file with this size, if it is not there. One that is there stays as it is.
+        type: str
+      base:
+        description:
+          - File or block device below a disk of format V(qcow2), which is read and never written. What the
+            header of the disk says of a base is not looked at.
+        type: path
+      base_format:
+        description: What is in O(disks[].base), V(raw) when left out.
+        type: str
+        choices: [raw, qcow2]
+      read_only:
+        description: The spawned kernel cannot write it. Several instances can have the same.
+        type: bool
+        default: false
+      discard:
+        description: What the spawned kernel discards is freed in the file.
+        type: bool
+        default: false
+      cache:
+        description:
+          - When what was written is safe from a power cut. V(writeback) is when the spawned kernel has
+            flushed, as its file systems do for C(fsync); V(writethrough) at once, and slow; V(unsafe) never.
+        type: str
+        choices: [writeback, writethrough, unsafe]
+        default: writeback
+  shares:
+    description:
+      - Directories that the host serves by C(virtiofsd). An empty list means none; left out, they stay.
+    type: list
+    elements: dict
+    suboptions:
+      path:
+        description: Directory on the host.
+        type: path
+        required: true
+      tag:
+        description: What the spawned kernel mounts it by (C(mount -t virtiofs TAG /mnt)).
         type: str
         required: true
-      netmask:
-        description: Netmask, V(255.255.255.0) when left out.
-        type: str
-      gateway:
-        description: Address of the gateway.
-        type: str
-      device:
-        description: Network device in the spawned kernel. When left out, it takes the first.
-        type: str
-      hostname:
-        description: Its host name.
+      read_only:
+        description: The spawned kernel cannot write in it.
+        type: bool
+        default: false
+      user:
+        description:
+          - Who reads and writes it on the host, and to whom new files belong. By default the owner of the
+            directory; of one that belongs to root, V(nobody) if it is read only.
+          - V(root) gives files to those owners that the spawned kernel says.
         type: str
   labels:
     description:

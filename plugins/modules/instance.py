@@ -128,6 +128,11 @@ instance:
     stats:
       description: Numbers that the host's kernel keeps, such as C(restarts) and C(heartbeat_age_ms).
       type: dict
+    devices:
+      description: >-
+        Its C(links), C(disks) and C(shares) as the host serves them, with the addresses that were allotted;
+        empty without any.
+      type: dict
   sample:
     name: web
     id: 1

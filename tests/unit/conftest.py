@@ -17,6 +17,7 @@ from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import flags as _flags
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import kerf as _kerf
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide import store as _store
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFs, Paths
 from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import FakeKernel
 
@@ -40,6 +41,8 @@ def make_host(tmp_path, monkeypatch):
     def make(**traits):
         host = FakeKernel(root=tmp_path / "host", **traits)
         monkeypatch.setattr(_kerf, "run", host.run)
+        monkeypatch.setattr(_kerf, "write_overlay", host.write_overlay)
+        monkeypatch.setattr(_store, "must", host.systemctl)
         monkeypatch.setattr(_flags, "kexec_file_load", host.kexec_file_load)
         monkeypatch.setattr("os.geteuid", lambda: 0)
         read_tree = KernelFs._tree

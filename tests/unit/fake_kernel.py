@@ -24,6 +24,7 @@ import libfdt
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import Done
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.cpuset import format_cpus
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.fdt import parse_fdt
 from ansible_collections.mkops.multikernel.tests.unit import kerf_trees
 
 MIB = 1024**2
@@ -76,6 +77,7 @@ class FakeInstance:
     exit_reason: str = "none"
     epoch: int = 0
     spoiled: bool = False  # by an image that could not be loaded
+    virtio: dict[str, tuple[int, int]] = field(default_factory=dict)  # node: device id and queues
 
     @property
     def regions(self) -> list[tuple[int, int]]:
@@ -112,6 +114,9 @@ class FakeKernel:
     calls: list[list[str]] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)  # command -> what it says instead of doing anything
     after: dict = field(default_factory=dict)  # command -> called once it has had its effect
+    virtio: bool = False  # offers virtio devices
+    bridges: list[str] = field(default_factory=list)
+    units: list[str] = field(default_factory=list)  # what systemctl was asked for
     transactions: int = 1
     shown: dict[str, bytes] = field(default_factory=dict)
 
@@ -155,6 +160,12 @@ class FakeKernel:
             "/proc/mounts",
             "none /sys/fs/multikernel multikernel rw 0 0\n" if self.mounted else "/ / ext4 rw 0 0\n",
         )
+        (self.root / "var/run").mkdir(parents=True, exist_ok=True)
+        self.write("/etc/machine-id", "0123456789abcdef0123456789abcdef\n")
+        if self.virtio:
+            (self.root / "sys/class/mkvirtio").mkdir(parents=True, exist_ok=True)
+        for bridge in self.bridges:
+            (self.root / "sys/class/net" / bridge / "bridge").mkdir(parents=True, exist_ok=True)
         self.write("/proc/uptime", "120.50 400.00\n")
         self.write("/proc/stat", "cpu  1 2 3\nbtime 1790000000\nprocesses 7\n")
         self.write("/proc/meminfo", f"MemTotal: {available + 65536} kB\nMemAvailable: {available} kB\n")
@@ -241,6 +252,11 @@ class FakeKernel:
             }
             if self.series == "full" and self.tells_boot:
                 own["boot-cpu"] = u64(one.cpus[0])
+            if one.virtio:
+                own["virtio"] = {
+                    node: {"device-id": u32(kind), "queues": u32(queues)}
+                    for node, (kind, queues) in one.virtio.items()
+                }
             self.write(f"{at}/device_tree", device_tree({"model": name, "id": u32(one.id), "resources": own}))
             if self.series == "full":
                 self.write(f"{at}/exit_reason", f"{one.exit_reason}\n")
@@ -422,6 +438,43 @@ class FakeKernel:
         regions = (self._halves if self.series == "upstream" else self._pieces)(int(memory), gaps)
         self._transaction("applied")
         self.instances[name] = FakeInstance(number, wanted, *regions[0], added=regions[1:])
+
+    def write_overlay(self, path: Path, blob: bytes) -> None:
+        """An overlay that creates an instance with virtio devices, the only one that kerf does not write."""
+        assert path == self.root / "sys/fs/multikernel/overlays/new"
+        if why := self.broken.get("overlay"):
+            raise OSError(errno.EINVAL, why)
+        create = parse_fdt(blob).find("/fragment@0/__overlay__/instance-create")
+        resources = create.find("resources")
+        number = create.cells("id", 4)
+        try:
+            self.kerf_create(
+                create.text("instance-name"),
+                ",".join(map(str, resources.cells("cpus", 8))),
+                str(resources.cell("memory-bytes", 8)),
+                [],
+                *map(str, number or [""]),
+                *map(str, resources.cells("numa-nodes", 4)),
+            )
+        except Refusal as refusal:
+            self._transaction("failed", str(refusal))
+        else:
+            self.instances[create.text("instance-name")].virtio = {
+                node: (one.cell("device-id", 4), one.cell("queues", 4))
+                for node, one in resources.find("virtio").children.items()
+            }
+        self.sync()
+
+    def systemctl(self, argv: list[str], _purpose: str, timeout: float) -> None:
+        """A service of devices has its directory while it runs."""
+        assert argv[0] == "systemctl" and timeout
+        self.units.append(" ".join(argv[1:]))
+        name = argv[2].partition("@")[2].removesuffix(".service")
+        at = self.root / "run/mkops/devices" / name
+        if argv[1] == "stop":
+            at.rmdir()
+        else:
+            at.mkdir(parents=True, exist_ok=True)
 
     def _pieces(self, left: int, gaps: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
         regions = []

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..common.command import Done
 from ..common.size import format_size
+from ..devices.backends import make_disk
 from .console import Console, ConsoleError, last_lines
 from .kerf import TIMEOUT, Attempt, Kerf, KerfError, wait_until, words_of
 from .kernelfs import KernelFs
@@ -21,6 +22,7 @@ from .machine import ACTIVE, LOADED, READY, Instance, Machine
 from .ready import Watch
 from .request import Request
 from .steps import Step, anew
+from .store import DeviceUnits, drop_record, keep_record
 from .views import cpus_named
 from .wish import InstanceWish, Manner
 
@@ -40,6 +42,7 @@ class Applier:
         self._wishes = {one.name: one for one in request.instances}
         self._manner_of = request.manner_of
         self._consoles = consoles
+        self._units = DeviceUnits(kernel.paths.devices, kernel.paths.served)
         self._watches: list[Watch] = []
         self._starts: dict[str, Done] = {}
         self._epochs: dict[str, int | None] = {}  # of what was started, right after that
@@ -83,8 +86,16 @@ class Applier:
         if step.action == "start":
             self._start(step, words, manner, attempt)
             return
+        if step.action == "set_devices":
+            self._set_devices(step)
+            return
+        if step.action == "delete":
+            self._units.stop(step.name)
         timeout = manner.stop_timeout if step.action == "kill" else TIMEOUT
-        done = self._kerf.call(words, timeout)
+        if step.action == "create" and step.record:
+            done = self._kerf.create_with_devices(step, wish.id if wish else None)
+        else:
+            done = self._kerf.call(words, timeout)
         attempt.listen()
         if step.action == "load":
             done = self._load_again(step, words, done, attempt)
@@ -98,6 +109,18 @@ class Applier:
             self._check_resources(step, done, attempt)
         elif step.action == "delete":
             self._kerf.forget(step.name)
+
+    def _set_devices(self, step: Step) -> None:
+        directory = self._kernel.paths.devices
+        if step.record:
+            old = self._kernel.read().devices.get(step.name)
+            for disk in step.record.disks:
+                make_disk(disk)
+            keep_record(directory, step.record)
+            self._units.change(step.name, old is None or old.seen != step.record.seen)
+        else:
+            drop_record(directory, step.name)
+            self._units.stop(step.name)
 
     def _load_again(self, step: Step, words: tuple[str, ...], done: Done, attempt: Attempt) -> Done:
         """Loading is refused while another one is going on. Some kernels never take it back."""
@@ -193,6 +216,7 @@ class Applier:
 
     def _start(self, step: Step, words: tuple[str, ...], manner: Manner, attempt: Attempt) -> None:
         name = step.name
+        self._units.start(name)
         epoch = self._kernel.epoch(name)
         watch = None
         if manner.waits:

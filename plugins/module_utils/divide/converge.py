@@ -148,6 +148,8 @@ def _foresee(kernel: KernelFs, kerf_path: str, make: Make, suppose: bool) -> Res
         commands=[
             kerf.line(words_of(step, wishes.get(step.name), request.manner_of(step.name).force))
             for step in plan.steps
+            # What kerf cannot do, nobody can type instead.
+            if not (step.action == "set_devices" or (step.action == "create" and step.record))
         ],
         warnings=[
             *plan.warnings,

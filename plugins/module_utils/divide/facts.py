@@ -79,4 +79,5 @@ def _instance(machine: Machine, instance: Instance) -> dict[str, Any]:
         "exit_reason": instance.exit_reason,
         "epoch": instance.epoch,
         "stats": dict(instance.stats),
+        "devices": machine.devices[instance.name].plain() if instance.name in machine.devices else {},
     }

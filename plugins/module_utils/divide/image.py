@@ -11,11 +11,12 @@ import stat
 import struct
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..common.errors import Pending
 from ..common.files import native, sha256
+from ..devices.declare import Disk, Share
 from .machine import Instance
 from .notes import Identity
 from .wish import Image
@@ -41,6 +42,8 @@ _DOUBT = 2 * 10**9  # nanoseconds; clocks of file systems are coarse: two change
 
 class Images:
     """Reads each file once, and not at all when it is proved to be what kerf has loaded."""
+
+    looks = True  # whether the host counts at all
 
     def __init__(self) -> None:
         self._read: dict[tuple[Callable[[str, bytes], Image], str], Image | ValueError] = {}
@@ -75,9 +78,35 @@ class Images:
             raise found
         return found
 
+    def disk(self, disk: Disk) -> list[str]:
+        """Why a file or block device cannot be a disk. One that is to be made has to have a place."""
+        reasons = []
+        if disk.size is None or native(disk.path).exists():
+            reasons += _path_reasons(
+                "disks", disk.path, (stat.S_ISREG, stat.S_ISBLK), "a file or block device"
+            )
+        else:
+            reasons += _path_reasons("disks", os.path.dirname(disk.path), (stat.S_ISDIR,), "a directory")
+        if disk.base:
+            reasons += _path_reasons(
+                "disks: base", disk.base, (stat.S_ISREG, stat.S_ISBLK), "a file or block device"
+            )
+        return reasons
+
+    def share(self, share: Share) -> list[str]:
+        return _path_reasons("shares", share.path, (stat.S_ISDIR,), "a directory")
+
 
 class NoImages(Images):
     """Reads no file: what is said is judged by itself."""
+
+    looks = False
+
+    def disk(self, disk: Disk) -> list[str]:
+        return []
+
+    def share(self, share: Share) -> list[str]:
+        return []
 
     def kernel(self, path: str, current: Instance | None) -> Image:
         return Image(path, 0, "")
@@ -134,6 +163,17 @@ def judge_initrd(path: str, data: bytes) -> Image:
             f" plain or compressed ({', '.join(sorted(set(_INITRD_MAGICS.values()) - {'cpio'}))})"
         )
     return Image(path, len(data), sha256(data))
+
+
+def _path_reasons(option: str, path: str, kinds: Iterable[Callable[[int], bool]], what: str) -> list[str]:
+    """Why a path of the host does not lead to what it should. An earlier task may make it."""
+    try:
+        mode = os.stat(native(path)).st_mode
+    except FileNotFoundError:
+        return [Pending(f"{option}: {path} does not exist on the host")]
+    except OSError as error:
+        return [f"{option}: {path} cannot be used: {error.strerror}"]
+    return [] if any(kind(mode) for kind in kinds) else [f"{option}: {path} is not {what}"]
 
 
 def _identity(found: os.stat_result) -> Identity:

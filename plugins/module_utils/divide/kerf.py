@@ -20,6 +20,7 @@ from typing import Any
 from ..common.command import Done, run
 from ..common.errors import Failure
 from ..common.files import native, read_text
+from .create import create_overlay
 from .forked import Forked
 from .kernelfs import KernelFs, Paths
 from .steps import Step
@@ -30,6 +31,7 @@ from .wish import InstanceWish
 # minute. How long a spawn may take to halt is an option.
 TIMEOUT = 120
 
+_PATIENCE = 10  # seconds, for another kerf to end what it does
 _LOCK_BUSY = "Could not acquire lock"
 
 
@@ -217,6 +219,24 @@ class Kerf:
         self.calls.append(done)
         return done
 
+    def create_with_devices(self, step: Step, number: int | None) -> Done:
+        """What kerf create would do, which knows no virtio devices: the overlay is written here.
+
+        kerf's own lock is held meanwhile, as kerf would.
+        """
+        new = self.kernel.paths.multikernel / "overlays" / "new"
+        argv = ("write-overlay", step.name, str(new))
+        lock = self.kernel.paths.kerf_locks[0]
+        blob = create_overlay(step, number)
+        try:
+            with _held(lock, self._drop_stale_locks):
+                write_overlay(new, blob)
+            done = Done(argv, 0)
+        except OSError as error:
+            done = Done(argv, 1, "", f"{error.filename or new}: {error.strerror}")
+        self.calls.append(done)
+        return done
+
     def forget(self, name: str) -> None:
         """What kerf delete leaves behind of an instance that was loaded from a container image."""
         paths = self.kernel.paths
@@ -239,6 +259,36 @@ class Kerf:
         for lock in held:
             lock.unlink()
         return bool(held)
+
+
+def write_overlay(path: Path, blob: bytes) -> None:
+    """At once, as the kernel wants it. Raises OSError; what came of it, the transaction tells."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, blob)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _held(lock: Path, drop_stale: Callable[[], bool]) -> Iterator[None]:
+    """kerf's lock, which is a file that only one can make. Raises FileExistsError when another kerf works."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            break
+        except FileExistsError:
+            if drop_stale():
+                continue
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            lock.unlink()
 
 
 def _kerf_runs(proc: Path) -> bool:

@@ -25,6 +25,7 @@ from ..common.lock import HOST_LOCK
 from .fdt import Node, parse_fdt
 from .machine import DEFAULT_GRANULE, HOST_ID, Chunk, Instance, Machine, Pool, Region
 from .notes import Notes, identities
+from .store import read_records
 from .topology import (
     OnlineCpu,
     Topology,
@@ -88,6 +89,16 @@ class Paths:
     def crashes(self) -> Path:
         """What is kept of instances that have crashed."""
         return self.at("/var/lib/mkops/crashes")
+
+    @property
+    def devices(self) -> Path:
+        """Records of what instances have: see store."""
+        return self.at("/var/lib/mkops/devices")
+
+    @property
+    def served(self) -> Path:
+        """A directory of each instance whose devices are served."""
+        return self.at("/run/mkops/devices")
 
     def record(self, name: str) -> Path:
         """kerf's note of what it loaded."""
@@ -264,6 +275,10 @@ class KernelFs:
             lockdown=parse_choice(_text(at("/sys/kernel/security/lockdown"))) or "none",
             pool=pool,
             instances=self._instances(kimage, interface, uptime) if mounted else {},
+            virtio=at("/sys/class/mkvirtio").is_dir(),
+            machine_id=_text(at("/etc/machine-id")).strip(),
+            bridges=frozenset(path.parent.name for path in at("/sys/class/net").glob("*/bridge")),
+            devices=read_records(self.paths.devices),
         )
 
     def status(self, name: str) -> str | None:
@@ -423,6 +438,9 @@ class KernelFs:
                 cpus=cpus,
                 boot_cpu=boot[0] if len(boot) == 1 else None,
                 memory=resources.cell("memory-bytes", 8),
+                virtio=tuple(resources.children["virtio"].children)
+                if "virtio" in resources.children
+                else None,
                 kernel=_dictionary(record.get("kernel")),
                 initrd=_dictionary(record.get("initrd")),
                 files=identities(note) if record else {},

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..common.size import MIB
+from ..devices.record import Record
 from .topology import Topology
 from .versions import UPSTREAM, Interface
 
@@ -104,6 +105,7 @@ class Instance:
     exit_reason: str | None = None  # these three, too
     epoch: int | None = None
     stats: Mapping[str, int] = field(default_factory=dict)
+    virtio: tuple[str, ...] | None = None  # nodes of its virtio devices; None: this kernel does not tell
     boot_cpu: int | None = None  # that it starts on and cannot give up while it runs; None: not told
     # From our note of it, if there is one of this boot:
     files: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # identities of its image files
@@ -133,6 +135,10 @@ class Machine:
     lockdown: str = "none"
     pool: Pool = Pool()
     instances: Mapping[str, Instance] = field(default_factory=dict)
+    virtio: bool = False  # offers virtio devices to instances
+    machine_id: str = ""
+    bridges: frozenset[str] = frozenset()  # of the host's network
+    devices: Mapping[str, Record] = field(default_factory=dict)  # that are recorded, by instance
 
     def nearest(self, node: int, others: Iterable[int]) -> list[int]:
         """NUMA nodes, the nearest to one of them first; where distances are not told, in their order."""

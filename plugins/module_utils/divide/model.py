@@ -56,6 +56,8 @@ class Model:
         if step.action == "set_pool":
             self._set_pool(step)
             return
+        if step.action == "set_devices":
+            return  # a file of the host
         have = self.instances.get(step.name)
         if step.action == "create":
             self._create(step, wish)

@@ -19,7 +19,33 @@ from typing import Any
 
 from ..common.size import parse_size
 from ..common.text import prefixed, reasons_of, shown
-from .machine import ACTIVE, LOADED, Instance
+from ..devices.declare import (
+    CACHES,
+    FORMATS,
+    MODES,
+    MTU,
+    PROTOCOLS,
+    Forward,
+    Interface,
+    parse_absolute,
+    parse_addresses,
+    parse_disk,
+    parse_disk_size,
+    parse_host_name,
+    parse_interface,
+    parse_ips,
+    parse_link,
+    parse_mac,
+    parse_mtu,
+    parse_names,
+    parse_port,
+    parse_prefixes,
+    parse_share,
+    parse_tag,
+    parse_user,
+)
+from ..devices.record import Record
+from .machine import ACTIVE, LOADED, Instance, Machine
 from .versions import DEFAULT_KERF
 from .wish import (
     POLICIES,
@@ -123,6 +149,7 @@ class Option:
     elements: str | None = None
     options: tuple[Option, ...] = ()  # of a dictionary
     parse: Callable[[Any], Any] | None = None  # what it becomes; ValueError(*reasons)
+    element: Callable[[Mapping[str, Any]], Any] = dict  # what each dictionary of a list becomes; as parse
     part: str = "wish"  # of what it becomes a field: wish, manner; image, line: see request
     displaces: tuple[str, ...] = ()  # options that something shared may say, and that this one replaces
     word: str = ""  # of the command line that says the same
@@ -148,18 +175,24 @@ class Option:
     def take(self, value: object) -> Any:
         """What a value becomes; ValueError(*reasons)."""
         found = _TYPES[self.type](value)
-        if self.elements:
+        if self.elements and self.options:
+            found = _each(found, OptionGroup(*self.options), self.element)
+        elif self.elements:
             found = [_TYPES[self.elements](element) for element in found]
         for word in (found if self.elements else [found]) if self.choices else ():
             if word not in self.choices:
                 wrong = shown(word if self.elements else value)
                 raise ValueError(f"{wrong} is not one of {', '.join(self.choices)}")
-        if self.options:
+        if self.options and not self.elements:
             given = OptionGroup(*self.options).read(found, complete=True)
             if given.reasons:
                 raise ValueError(*given.reasons)
             found = given.values
         return self.parse(found) if self.parse else found
+
+    def of_image(self, value: object) -> bool:
+        """Whether a value describes the image: network devices are no words of a command line."""
+        return self.needs_kernel and not isinstance(value, tuple)
 
     @property
     def fallback(self) -> Any:
@@ -246,6 +279,23 @@ class OptionGroup:
             given.values[option.name] = option.fallback
 
 
+def _each(values: Sequence[Any], group: OptionGroup, make: Callable[[Mapping[str, Any]], Any]) -> list[Any]:
+    """What becomes of the dictionaries of a list; ValueError(*reasons) says of which one it speaks."""
+    found, reasons = [], []
+    for number, value in enumerate(values, 1):
+        given = group.read(value, complete=True)
+        mine = given.reasons
+        if not mine:
+            try:
+                found.append(make(given.values))
+            except ValueError as error:
+                mine = reasons_of(error)
+        reasons += [f"number {number}: {reason}" if len(values) > 1 else reason for reason in mine]
+    if reasons:
+        raise ValueError(*reasons)
+    return found
+
+
 def spec_of(*groups: OptionGroup) -> dict[str, Any]:
     """The argument specification of a module."""
     return {name: spec for group in groups for name, spec in group.spec().items()}
@@ -297,6 +347,79 @@ POOL = OptionGroup(
     Option("devices", "list", elements="str", parse=parse_devices),
 )
 
+# Of a network device. Without a mode, somebody else has made it, and the kernel is only told its address.
+_ADDRESS = (
+    Option("address", required=True),
+    Option("netmask"),
+    Option("gateway"),
+    Option("device"),
+    Option("hostname"),
+)
+
+_FORWARD = (
+    Option("port", "int", required=True, parse=parse_port),
+    Option("to", "int", parse=parse_port),
+    Option("protocol", choices=PROTOCOLS, default="tcp"),
+)
+
+
+def _forward(values: Mapping[str, Any]) -> Forward:
+    return Forward(values["port"], values["to"] or values["port"], values["protocol"])
+
+
+_INTERFACE = OptionGroup(
+    Option("mode", choices=MODES, required=True),
+    Option("bridge", parse=parse_link),
+    Option("mac", parse=parse_mac),
+    Option("mtu", "int", default=MTU, parse=parse_mtu),
+    Option("addresses", "list", elements="str", parse=parse_addresses),
+    Option("prefixes", "list", elements="str", parse=parse_prefixes),
+    Option("gateway", "list", elements="str", parse=parse_ips),
+    Option("dns", "list", elements="str", parse=parse_ips),
+    Option("device", parse=parse_link),
+    Option("hostname", parse=parse_host_name),
+    Option("host_entry", parse=parse_host_name),
+    Option("nat", "bool", default=False),
+    Option("forwards", "list", elements="dict", options=_FORWARD, element=_forward, parse=tuple),
+    Option("reach", "list", elements="str", parse=parse_names),
+    # What is said without a mode, to say what is meant.
+    Option("address"),
+    Option("netmask"),
+)
+
+_DISK = (
+    Option("path", "path", required=True, parse=parse_absolute),
+    Option("format", choices=FORMATS, default="raw"),
+    Option("size", parse=parse_disk_size),
+    Option("base", "path", parse=parse_absolute),
+    Option("base_format", choices=FORMATS),
+    Option("read_only", "bool", default=False),
+    Option("discard", "bool", default=False),
+    Option("cache", choices=CACHES, default="writeback"),
+)
+
+_SHARE = (
+    Option("path", "path", required=True, parse=parse_absolute),
+    Option("tag", required=True, parse=parse_tag),
+    Option("read_only", "bool", default=False),
+    Option("user", parse=parse_user),
+)
+
+
+def parse_network(value: object) -> str | tuple[Interface, ...]:
+    """The word of a command line, or network devices that are to be made; ValueError(*reasons)."""
+    if isinstance(value, Mapping) and value.get("mode") is None:
+        given = OptionGroup(*_ADDRESS).read(value, complete=True)
+        if {*value} & {"bridge", "mac", "mtu", "addresses", "prefixes"}:
+            given.reasons = [f"mode is missing: choose {', '.join(MODES)}"]
+        if given.reasons:
+            raise ValueError(*given.reasons)
+        return network_word(given.values)
+    if not isinstance(value, (list, tuple, Mapping)):
+        raise ValueError(f"{shown(value)} is neither a dictionary of options nor a list of them")
+    return tuple(_each([value] if isinstance(value, Mapping) else value, _INTERFACE, parse_interface))
+
+
 INSTANCE = OptionGroup(
     Option("name", required=True, parse=parse_name),
     Option("state", choices=STATES, default="present"),
@@ -318,20 +441,10 @@ INSTANCE = OptionGroup(
         remedy="load",
     ),
     Option("labels", "dict", part="line", parse=label_words, needs_kernel=True),
+    Option("network", "raw", part="line", parse=parse_network, needs_kernel=True, word="ip"),
+    Option("disks", "list", elements="dict", options=_DISK, element=parse_disk, part="devices", parse=tuple),
     Option(
-        "network",
-        "dict",
-        options=(
-            Option("address", required=True),
-            Option("netmask"),
-            Option("gateway"),
-            Option("device"),
-            Option("hostname"),
-        ),
-        part="line",
-        parse=network_word,
-        needs_kernel=True,
-        word="ip",
+        "shares", "list", elements="dict", options=_SHARE, element=parse_share, part="devices", parse=tuple
     ),
     Option("console", part="line", parse=console_word, needs_kernel=True, word="console"),
     Option("restart", choices=RESTARTS, default="always"),
@@ -380,7 +493,21 @@ def differences(wish: InstanceWish, current: Instance, remedy: str) -> list[str]
     ]
 
 
-def displaced(given: Given) -> set[str]:
+def device_changes(wish: InstanceWish, have: Instance, machine: Machine) -> list[str]:
+    """Why the devices that an instance was created with are others than those that are wished."""
+    if wish.devices is None:
+        return []
+    known = machine.devices.get(wish.name, Record(wish.name)).nodes
+    nodes = known if have.virtio is None else have.virtio
+    if nodes == wish.devices.nodes:
+        return []
+    return [
+        f"it has {', '.join(nodes) or 'no devices'} instead of {', '.join(wish.devices.nodes) or 'none'},"
+        " which are given when an instance is created"
+    ]
+
+
+def displaced(given: Given, shared: Mapping[str, Any]) -> set[str]:
     """Options that say the same in another way: who says one of them takes nothing shared for the others."""
     words = words_of(given)
     return {
@@ -388,7 +515,7 @@ def displaced(given: Given) -> set[str]:
         for option in INSTANCE
         for name in (
             *(option.displaces if option.name in given.said else ()),
-            *([option.name] if option.word and option.word in words else []),
+            *([option.name] if option.word in words and option.of_image(shared.get(option.name)) else []),
         )
     }
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..common.size import MIB, format_size
+from ..devices.record import Record
 from .machine import ACTIVE, EMPTY, LOADED, READY, Instance, Machine, environment_reasons
-from .options import differences
+from .options import device_changes, differences
 from .versions import UPSTREAM
 from .views import describe_instance, describe_pool
 from .wish import AllBut, InstanceWish, PoolWish, Wish, wish_reasons
@@ -59,9 +60,9 @@ def _is_so(wish: Wish, machine: Machine) -> bool:
     return (
         bool(machine.pool)
         and (wish.pool is None or _pool_is_so(wish.pool, wish.host_cpus, machine))
-        and not (wish.prune and current.keys() - declared)
+        and not (wish.prune and {*current, *machine.devices} - declared)
         and all(
-            one.name not in current
+            one.name not in current and one.name not in machine.devices
             if one.state == "absent"
             else one.name in current and _instance_is_so(one, current[one.name], machine)
             for one in wish.instances
@@ -100,6 +101,8 @@ def _instance_is_so(wish: InstanceWish, have: Instance, machine: Machine) -> boo
         and wish.memory in (None, have.memory)
         and not differences(wish, have, "anew")
         and not differences(wish, have, "load")
+        and (wish.devices is None or wish.devices == machine.devices.get(wish.name, Record(wish.name)))
+        and not device_changes(wish, have, machine)
         and not instance_reasons(wish, have.memory, machine)
     )
 
@@ -119,6 +122,8 @@ def instance_reasons(wish: InstanceWish, memory: int, machine: Machine) -> list[
             " a device tree: build it with CONFIG_OF=y (multikernel-linux.config of role"
             " mkops.multikernel.kernel)"
         )
+    if wish.devices:
+        reasons += device_reasons(wish.devices, machine)
     files = [image for image in (wish.kernel, wish.initrd) if image]
     needed = sum(image.size for image in files)
     if memory and needed >= memory:
@@ -130,11 +135,21 @@ def instance_reasons(wish: InstanceWish, memory: int, machine: Machine) -> list[
     return reasons
 
 
+def device_reasons(record: Record, machine: Machine) -> list[str]:
+    if machine.virtio:
+        return []
+    return [
+        f"devices of instance {record.name} need a kernel that offers virtio devices, and"
+        f" {machine.release} ({machine.interface.name}) does not: leave network, disks and shares out,"
+        " or boot a newer kernel of this collection's series"
+    ]
+
+
 def views(wish: Wish, machine: Machine) -> dict[str, Any]:
     """The pool, and the instances that a wish is about, as they are."""
     wanted = [one.name for one in wish.instances if one.state != "absent"]
     declared = {one.name for one in wish.instances}
-    names = [name for name in machine.instances if wish.prune or name in declared]
+    names = [name for name in {**machine.instances, **machine.devices} if wish.prune or name in declared]
     return {
         "pool": describe_pool(machine),
         "instances": {

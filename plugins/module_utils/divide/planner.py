@@ -473,6 +473,11 @@ class Planner:
             self.declared,
             self.wanted,
             self.gone,
+            [
+                name
+                for name in self.machine.devices.keys() - self.machine.instances.keys()
+                if (self.declared[name].state == "absent" if name in self.declared else self.wish.prune)
+            ],
             self.cpus,
             self.pool_cpus,
             self.pool_memory,

@@ -10,7 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..common.errors import Pending
 from ..common.text import prefixed, shown
+from ..devices.declare import Devices
+from ..devices.record import Allotment, Record, unknown_reach
 from .image import Images
 from .machine import Machine
 from .options import (
@@ -44,6 +47,7 @@ class Request:
     said_pool: Given | None = None  # as it was said, for that
     said_instances: dict[str, Given] = field(default_factory=dict)
     said_host: Given = field(default_factory=Given)
+    allotment: Allotment | None = None  # of devices, once there are any
 
     @property
     def wish(self) -> Wish:
@@ -78,7 +82,7 @@ class Request:
             reasons += [
                 f"{option.name} needs a kernel: give kernel as well"
                 for option in INSTANCE
-                if option.needs_kernel and values.get(option.name)
+                if values.get(option.name) and option.of_image(values[option.name])
             ]
         name = values.get("name")
         kernel = initrd = None
@@ -86,17 +90,50 @@ class Request:
             current = machine.instances.get(str(name))
             kernel = _image(reasons, lambda path: images.kernel(path, current), values.get("kernel"))
             initrd = _image(reasons, lambda path: images.initrd(path, current), values.get("initrd"))
+        devices = self._devices(str(name or called), values, machine, images, reasons)
         wish = InstanceWish(
             **{"name": called, **INSTANCE.part("wish", values)},
             kernel=kernel,
             initrd=initrd,
-            cmdline=_cmdline(given, reasons),
+            cmdline=_cmdline(given, reasons, devices),
+            devices=devices,
             said=frozenset(said | {"cpus"} if "cpu_count" in said else said),
         )
         self.instances.append(wish)
         self.said_instances[wish.name] = given
         self.manners[wish.name] = Manner(**INSTANCE.part("manner", values))
         self.reasons += [prefixed(prefix, reason) for reason in reasons]
+
+    def _devices(
+        self, name: str, values: Mapping[str, Any], machine: Machine, images: Images, reasons: list[str]
+    ) -> Record | None:
+        """All devices of an instance, with what is made up for them; None where nobody has said anything."""
+        network = values.get("network")
+        said = Devices(
+            network if isinstance(network, tuple) else None, values.get("disks"), values.get("shares")
+        )
+        if self.allotment is None:
+            if not (said or machine.devices):
+                return None
+            self.allotment = Allotment(machine.machine_id, machine.devices)
+        if values.get("state") == "absent":
+            self.allotment.forget(name)
+            return None
+        if not said and name not in machine.devices:
+            return None
+        record, more = self.allotment.settle(name, said)
+        reasons += more
+        # Only what was said just now: the rest may wait for its bridge until it starts.
+        reasons += [
+            Pending(f"network: bridge {link.bridge} does not exist on the host: make it first")
+            for link in record.links
+            if said.network and images.looks and link.bridge and link.bridge not in machine.bridges
+        ]
+        for disk in said.disks or ():
+            reasons += images.disk(disk)
+        for share in said.shares or ():
+            reasons += images.share(share)
+        return record
 
 
 _BOTH = {
@@ -110,15 +147,21 @@ def _image(reasons: list[str], read: Callable[[str], Image], path: str | None) -
     return collect(reasons, "", read, path) or (Image(path, 0, "") if path else None)
 
 
-def _cmdline(given: Given, reasons: list[str]) -> str:
+def _cmdline(given: Given, reasons: list[str], devices: Record | None) -> str:
     """Command line, labels, network and console in one."""
     words = words_of(given)
+    loads = "kernel" in given.said and devices is not None
+    # Who configures the network himself needs no word for it.
+    more = (
+        [word for word in devices.words if word.partition("=")[0] not in words] if loads and devices else []
+    )
     reasons += [
         f"{option.name} and {option.word}= in cmdline exclude each other: give one of them"
         for option in INSTANCE
-        if option.word in words and option.name in given.said
+        if option.word in words and option.name in given.said and option.of_image(given.values[option.name])
     ]
-    line = " ".join(filter(None, INSTANCE.part("line", given.values).values()))
+    said = [part for part in INSTANCE.part("line", given.values).values() if isinstance(part, str)]
+    line = " ".join(filter(None, [*said, *more]))
     reasons += length_reasons(line)
     return line
 
@@ -185,6 +228,8 @@ def layout_request(params: Mapping[str, Any], machine: Machine, images: Images) 
             called = _called(one, what.partition(" ")[2])
             prefix = f"instance {name}: " if name else f"{what}: "
             request.add(merged, machine, images, prefix, called)
+    if request.allotment is not None:
+        request.reasons += unknown_reach(request.allotment.records)
     return request
 
 
@@ -251,7 +296,7 @@ def merge(*layers: Given) -> Given:
     """
     merged = Given()
     for layer in layers:
-        for name in displaced(layer) - layer.said:
+        for name in displaced(layer, merged.values) - layer.said:
             merged.values.pop(name, None)
             merged.said.discard(name)
         merged.values.update(layer.values)
@@ -261,7 +306,7 @@ def merge(*layers: Given) -> Given:
         merged.reasons += layer.reasons
     if "kernel" not in merged.said:
         for option in INSTANCE:
-            if option.needs_kernel and option.name not in layers[-1].said:
+            if option.of_image(merged.values.get(option.name)) and option.name not in layers[-1].said:
                 merged.values.pop(option.name, None)
                 merged.said.discard(option.name)
     INSTANCE.complete(merged)

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..common.size import format_size
+from ..devices.record import Record
 from .machine import ABSENT, ACTIVE, EMPTY, FAILED, LOADED, READY, Instance, Machine
 from .memory import Memory
-from .options import differences
+from .options import device_changes, differences
 from .overlay import PoolChange, cpu_steps, create_cpus, memory_steps
 from .views import cpu_list, cpus_named, describe_instance, pool_view
 from .wish import InstanceWish, Wish
@@ -78,6 +79,7 @@ class Step:
     node: int | None = None  # that the memory has to come from
     nodes: Mapping[int, int] = field(default_factory=dict)  # bytes of the pool afterwards, per node
     devices: tuple[str, ...] = ()
+    record: Record | None = None  # devices of the instance afterwards
     text: str = ""  # for people
 
 
@@ -90,6 +92,7 @@ class Targets:
     declared: Mapping[str, InstanceWish]
     wanted: list[InstanceWish]  # those of them that are not to be absent
     gone: list[str]
+    absent: list[str]  # that are not there, and of which devices may be recorded
     cpus: Mapping[str, tuple[int, ...]]  # APIC ids of each wanted instance
     pool_cpus: frozenset[int]
     pool_memory: Mapping[int, int]  # per node
@@ -118,6 +121,7 @@ class Building:
         self.size: dict[str, int] = {name: one.memory for name, one in machine.instances.items()}
         self.pool = frozenset(machine.pool.cpus)
         self.reloaded: set[str] = set()
+        self.records = dict(machine.devices)
         # Without /proc/iomem nothing can be said about places, only about sums.
         self.regions_known = bool(machine.pool.regions) or not machine.instances
 
@@ -145,12 +149,21 @@ class Building:
             else:
                 old = describe_instance(machine, machine.instances[name])
                 view.update({key: old[key] for key in ("kernel", "initrd", "cmdline")})
+        if devices := self.records.get(name):
+            view["devices"] = devices.plain()
         return view
 
     def _lent(self) -> dict[int, str]:
         return {apic: name for name, cpus in self.cpus.items() for apic in cpus}
 
-    def _add(self, action: str, name: str, text: str = "", node: int | None = None) -> None:
+    def _add(
+        self,
+        action: str,
+        name: str,
+        text: str = "",
+        node: int | None = None,
+        record: Record | None = None,
+    ) -> None:
         self.steps.append(
             Step(
                 action,
@@ -159,6 +172,7 @@ class Building:
                 self.cpus.get(name, frozenset()),
                 self.size.get(name, 0),
                 node,
+                record=record,
                 text=f"{action} {name}{text and ': '}{text}",
             )
         )
@@ -206,10 +220,29 @@ class Building:
         for one in sorted(targets.wanted, key=lambda one: one.id is None):
             if "create" in up.get(one.name, ()):
                 self._create(one)
+        self._set_devices()
         for one in targets.wanted:
             for step in up.get(one.name, ()):
                 if step != "create":
                     self._move(one.name, step)
+
+    def _set_devices(self) -> None:
+        """What is recorded of devices, before anything starts that has them."""
+        targets = self.targets
+        for name in sorted({*targets.absent, *targets.gone} & self.records.keys()):
+            del self.records[name]
+            self._record(name, None)
+        for one in targets.wanted:
+            if one.devices is not None and one.devices != self.records.get(one.name, Record(one.name)):
+                if one.devices:
+                    self.records[one.name] = one.devices
+                else:
+                    del self.records[one.name]
+                self._record(one.name, one.devices or None)
+
+    def _record(self, name: str, record: Record | None) -> None:
+        self.status.setdefault(name, ABSENT)
+        self._add("set_devices", name, ", ".join(record.summary) if record else "none", record=record)
 
     def _course(self, one: InstanceWish) -> tuple[str, ...]:
         """Steps of one instance, apart from a change of what it has."""
@@ -223,7 +256,7 @@ class Building:
         if one.name not in self.anew and (why := self._needs_anew(one, current)):
             self.anew[one.name] = why
         anew = self.anew.get(one.name)
-        halted = not anew and self._boot_cpu_goes(one, current)
+        halted = not anew and (self._boot_cpu_goes(one, current) or self._devices_differ(one, current))
         wanted = one.state
         if not (changes or anew) and stays_ended(one, current):
             wanted = "loaded"
@@ -265,7 +298,7 @@ class Building:
         machine = self.machine
         if current.status == FAILED:
             return "the kernel says that it failed"
-        for why in differences(one, current, "anew"):
+        for why in (*differences(one, current, "anew"), *device_changes(one, current, machine)):
             return why
         if machine.interface.resizes:
             return None
@@ -289,6 +322,12 @@ class Building:
             cpu = cpu_list(self.machine, [boot])
             return f"it was started on CPU {cpu}, which it cannot give up while it runs"
         return None
+
+    def _devices_differ(self, one: InstanceWish, current: Instance) -> str | None:
+        had = self.machine.devices.get(one.name)
+        if current.status != ACTIVE or one.devices is None or had is None or one.devices.seen == had.seen:
+            return None
+        return "its devices change in what it only sees when it starts"
 
     # What they have
 
@@ -406,7 +445,13 @@ class Building:
         count = create_cpus(one.name, len(cpus), one.id is not None, node is not None, limit)
         first = frozenset(sorted(cpus)[:count])
         self.cpus[one.name] = first
-        self._add("create", one.name, f"CPUs {cpu_list(machine, sorted(first))}, {format_size(memory)}", node)
+        record = one.devices if one.devices is not None else self.records.get(one.name)
+        what = [
+            f"CPUs {cpu_list(machine, sorted(first))}",
+            format_size(memory),
+            *(record.nodes if record else ()),
+        ]
+        self._add("create", one.name, ", ".join(what), node, record or None)
         if first != cpus:
             self._set_cpus(one.name, cpus)
 

@@ -25,7 +25,7 @@ def supposed(wish: Wish, machine: Machine) -> Machine:
     """The same machine with a kernel that can be divided, and with what the wish takes for granted."""
     if not (machine.supported and machine.mounted):
         interface = machine.interface if machine.mounted else _UNKNOWN
-        machine = replace(machine, supported=True, mounted=True, interface=interface)
+        machine = replace(machine, supported=True, mounted=True, interface=interface, virtio=True)
     wanted = [one for one in wish.instances if one.state != "absent"]
     if wish.pool is not None or not wanted:
         return machine

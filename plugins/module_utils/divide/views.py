@@ -56,6 +56,8 @@ def describe_instance(machine: Machine, instance: Instance | None) -> dict[str, 
         view["kernel"] = _file_view(instance.kernel)
         view["initrd"] = _file_view(instance.initrd)
         view["cmdline"] = instance.cmdline
+    if devices := machine.devices.get(instance.name):
+        view["devices"] = devices.plain()
     return view
 
 

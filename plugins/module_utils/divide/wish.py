@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from ..common.cpuset import parse_cpus
 from ..common.size import MIB, format_size, parse_memory
 from ..common.text import prefixed, reasons_of, shown
+from ..devices.record import Record
 
 DEFAULT_CONSOLE = "mktty0"  # kerf adds it to a command line that names no console
 FIRST_ID, LAST_ID = 1, 511
@@ -83,6 +84,7 @@ class InstanceWish:
     cmdline: str = ""
     allow_restart: bool = False
     restart: str = "always"
+    devices: Record | None = None  # all of them, with their addresses; None: nobody has said anything
     said: frozenset[str] = frozenset()  # parameters that were given, even if they are wrong
 
     @property

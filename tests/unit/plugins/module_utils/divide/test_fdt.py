@@ -9,7 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.mkops.multikernel.plugins.module_utils.divide.fdt import Node, parse_fdt
+from ansible_collections.mkops.multikernel.plugins.module_utils.devices.declare import Disk, Share
+from ansible_collections.mkops.multikernel.plugins.module_utils.devices.record import Record
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.create import create_overlay
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.fdt import Node, make_fdt, parse_fdt
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.steps import Step
 from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import device_tree, u32, u64
 
 TREE = {
@@ -89,3 +93,34 @@ def test_the_same_as_libfdt_reads(tree):
     root = parse_fdt(blob)
     same(root, 0)
     assert counted(root) == count(tree)
+
+
+def test_what_is_made_is_what_libfdt_reads():
+    blob = make_fdt(parse_fdt(BLOB))
+    assert parse_fdt(blob) == parse_fdt(BLOB)
+    tree = libfdt.FdtRo(blob)
+    assert tree.getprop(tree.path_offset("/resources/memory@40"), "reg") == u64(64, 4096)
+    assert tree.getprop(tree.path_offset("/pci@0/pci@1"), "compatible").as_str() == "odd length"
+    assert tree.totalsize() == len(blob)
+
+
+def test_an_overlay_with_devices():
+    disk, share = Disk("/a"), Share("/s", "t")
+    step = Step(
+        "create", "red", "ready", frozenset({6, 4}), 1 << 30, 1, record=Record("red", (), (disk,), (share,))
+    )
+    root = parse_fdt(create_overlay(step, 7))
+    assert root.text("compatible") == "linux,multikernel-overlay"
+    fragment = root.find("/fragment@0")
+    assert fragment.text("target-path") == "/instances"
+    create = fragment.find("/__overlay__/instance-create")
+    assert (create.text("instance-name"), create.cell("id", 4)) == ("red", 7)
+    resources = create.find("/resources")
+    assert resources.cells("cpus", 8) == (4, 6) and resources.cell("memory-bytes", 8) == 1 << 30
+    assert resources.cells("numa-nodes", 4) == (1,) and resources.text("cpu-affinity") == "compact"
+    found = {name: one.cell("device-id", 4) for name, one in resources.find("/virtio").children.items()}
+    assert found == {"blk@0": 2, "fs@1": 26}
+    assert resources.find("/virtio/fs@1").cells("queues", 4) == (2,)
+    plain = parse_fdt(create_overlay(Step("create", "red", cpus=frozenset({4}), memory=4096), None))
+    create = plain.find("/fragment@0/__overlay__/instance-create")
+    assert "id" not in create.properties and not create.find("/resources").children

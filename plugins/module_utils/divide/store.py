@@ -1,0 +1,91 @@
+# Copyright (c) 2026 mkops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Devices of instances as a host keeps them: one file for each, readable for root alone.
+
+They outlive the boot, as leases of addresses do. What serves the devices reads them, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from ..common.command import must
+from ..common.errors import Failure
+from ..common.files import remove, text_of, write_file
+from ..devices.record import Record, read_record
+
+_TIMEOUT = 90  # seconds
+
+
+def read_records(directory: Path) -> dict[str, Record]:
+    """By name of their instances. Raises ValueError for one that is damaged: it is not replaced."""
+    try:
+        names = sorted(name for name in os.listdir(directory) if name.endswith(".json") and name[0] != ".")
+    except (FileNotFoundError, PermissionError):
+        return {}  # who is not root is told so elsewhere
+    found = {}
+    for name in names:
+        path = directory / name
+        try:
+            plain = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            continue  # gone since the directory was listed
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{text_of(path)} cannot be read: {error}") from None
+        if not isinstance(plain, dict):
+            raise ValueError(f"{text_of(path)} is no record of devices: remove it, and declare them again")
+        found[name[: -len(".json")]] = read_record(name[: -len(".json")], plain)
+    return found
+
+
+def keep_record(directory: Path, record: Record) -> None:
+    """Replace the record of an instance. Raises Failure."""
+    path = directory / f"{record.name}.json"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_file(path, json.dumps(record.plain(), indent=2, sort_keys=True) + "\n", mode=0o600)
+    except OSError as error:
+        raise Failure(f"{text_of(path)} cannot be written: {error.strerror}") from error
+
+
+class DeviceUnits:
+    """What serves the devices of an instance: a service of systemd, which role host installs."""
+
+    def __init__(self, records: Path, served: Path):
+        """records: their directory; served: where each that runs has one."""
+        self._records = records
+        self._served = served
+
+    def start(self, name: str) -> None:
+        """Before the instance starts: a spawned kernel looks for its devices once. Raises Failure."""
+        if (self._records / f"{name}.json").exists():
+            self._systemctl("start", name, "start the devices")
+
+    def change(self, name: str, seen: bool) -> None:
+        """What it serves has changed. seen: also for the spawned kernel, which does not run then."""
+        if self._is_active(name):
+            self._systemctl("restart" if seen else "reload", name, "change the devices")
+
+    def stop(self, name: str) -> None:
+        if self._is_active(name):
+            self._systemctl("stop", name, "stop the devices")
+
+    def _is_active(self, name: str) -> bool:
+        """It keeps a directory for as long as it runs; to ask systemd takes longer."""
+        return (self._served / name).exists()
+
+    def _systemctl(self, verb: str, name: str, purpose: str) -> None:
+        must(["systemctl", verb, f"mkops-devices@{name}.service"], f"{purpose} of {name}", timeout=_TIMEOUT)
+
+
+def drop_record(directory: Path, name: str) -> None:
+    """What was allotted to an instance is free again. Raises Failure."""
+    path = directory / f"{name}.json"
+    try:
+        remove(path)
+    except OSError as error:
+        raise Failure(f"{text_of(path)} cannot be removed: {error.strerror}") from error
