@@ -99,6 +99,9 @@ def parser(version: str) -> argparse.ArgumentParser:
         help="replace this file as a whole, for node_exporter's textfile collector",
     )
 
+    devices = command("devices", "serve the network, disks and shares of an instance, as its unit does")
+    devices.add_argument("name", metavar="NAME", help="the instance")
+
     console = command("console", "show what an instance says, and type to it; Ctrl-] leaves")
     console.add_argument("name", metavar="NAME", help="the instance")
     console.add_argument("--no-follow", action="store_true", help="only what was retained, then end")
@@ -158,6 +161,10 @@ def _run(args: argparse.Namespace, paths: Paths, version: str) -> int:
         from .change import run
 
         return run(paths, args.name, args.kerf, args.service)
+    elif args.command == "devices":
+        from .devices import devices
+
+        devices(paths, args.name)
     elif args.command == "boot":
         from .boot import boot
 

@@ -22,7 +22,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-ROOMS = ("common", "divide", "program")
+ROOMS = ("common", "devices", "divide", "program")
 # -I: no variable, no directory of somebody's may bring a module of its own into what runs as root.
 FIRST_LINE = b"#!/usr/bin/python3 -I\n"
 _TIME = (1980, 1, 1, 0, 0, 0)  # the first that a zip archive can have

@@ -44,6 +44,7 @@ def archive(busybox: bytes, agent: bytes | None, programs: dict[Path, bytes]) ->
         ("dev/console", stat.S_IFCHR | 0o600, b"", (5, 1)),
         ("bin/busybox", program, busybox),
         ("bin/mkops-facts", program, (HERE / "mkops-facts").read_bytes()),
+        *((f"sbin/{name}", program, (HERE / name).read_bytes()) for name in ("mkops-network", "mkops-lease")),
         ("sbin/poweroff", program, (HERE / "poweroff").read_bytes()),
         # There is no other name for a shell before it has run.
         ("init", program, b"#!/bin/busybox sh\n" + (HERE / "init").read_bytes()),

@@ -70,7 +70,15 @@ def test_initramfs(tmp_path):
     assert found["dev/console"] == (0o020600, (5, 1), b"")
     assert found["init"][0] == 0o100755
     assert found["init"][2].startswith(b"#!/bin/busybox sh\n")
-    assert {"proc", "sys", "dev", "sbin/poweroff", "bin/mkops-facts"} <= set(found)
+    assert {
+        "proc",
+        "sys",
+        "dev",
+        "sbin/poweroff",
+        "sbin/mkops-network",
+        "sbin/mkops-lease",
+        "bin/mkops-facts",
+    } <= set(found)
 
     stamp = output.stat().st_mtime_ns
     assert make_initramfs(busybox, output).returncode == 0

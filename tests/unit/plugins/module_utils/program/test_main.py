@@ -23,7 +23,7 @@ from ansible_collections.mkops.multikernel.tests.unit.roles.test_scripts import 
 TOP = Path(__file__).resolve().parents[5]
 MANUAL = TOP / "roles/host/files/mkops.8"
 MAKE = load_program(TOP / "roles/host/files/make_program.py")
-COMMANDS = ("apply", "status", "run", "stop", "boot", "metrics", "console")
+COMMANDS = ("apply", "status", "run", "stop", "boot", "devices", "metrics", "console")
 
 
 def interpreters():
@@ -61,7 +61,8 @@ def test_it_has_the_engine_and_nothing_else(built):
         names = archive.namelist()
         assert names == sorted(names)
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-    assert {name.split("/")[1] for name in names if name.count("/") > 1} == {"common", "divide", "program"}
+    rooms = {name.split("/")[1] for name in names if name.count("/") > 1}
+    assert rooms == {"common", "devices", "divide", "program"}
     assert all(name.endswith(".py") for name in names)
 
 
