@@ -276,7 +276,7 @@ def test_a_backend_that_says_nothing(short, monkeypatch):
 def test_a_connection_that_is_lost(short):
     Peer(short / "a", speak({**GOOD, 2: None}))
     made = VhostUser(short / "a", "disk x")
-    with pytest.raises(Failure, match=r"disk x (does not answer: Broken|has closed)"):
+    with pytest.raises(Failure, match=r"disk x (does not answer: |has closed)"):
         for _each in range(100):
             made._send(2, bytes(8))
             made._ask_u64(1)

@@ -146,7 +146,8 @@ def test_packets_go_where_they_may(tmp_path):
     address["host"] = ["192.0.2.1", "2001:db8::1"]
     address["out"] = ["192.0.2.2", "2001:db8::2"]
     may = (
-        "a>host", "a>b", "c>host", "a>out", "c>out", "host>a", "host>b", "host>c", "host>out", "out>a", "out>host"
+        "a>host", "a>b", "c>host", "a>out", "c>out", "host>a", "host>b", "host>c", "host>out", "out>a",
+        "out>host",
     )  # fmt: skip
     names = ["a", "b", "c", "host", "out"]
     probes, expected = [], []
