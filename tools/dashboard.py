@@ -1,12 +1,11 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026 mkops contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Makes the Grafana dashboard of role monitoring, by Grafana's own SDK.
 
-tools/dashboard.py            writes roles/monitoring/files/dashboard.json
-tools/dashboard.py --check    ends with 1 when that is not what is made
+python3 tools/dashboard.py            writes roles/monitoring/files/dashboard.json
+python3 tools/dashboard.py --check    ends with 1 when that is not what is made
 """
 
 from __future__ import annotations
@@ -250,13 +249,11 @@ def panels() -> Iterable[stat.Panel | statetimeline.Panel | table.Panel | timese
         unit="bytes",
     )
     yield lines(
-        "Interrupt storms",
-        "Instances that flood the host with interrupts; empty where the kernel does not count them.",
+        "Interrupts from instances",
+        "A second; those that the host only counts are a storm. Empty where the kernel does not count them.",
         (
-            (
-                f"rate(mkops_instance_interrupt_storms_total{{{HOSTS}}}[$__rate_interval])",
-                "{{instance}} {{name}}",
-            ),
+            (f"rate(mkops_interrupts_total{{{HOSTS}}}[$__rate_interval])", "{{instance}}"),
+            (f"rate(mkops_interrupts_limited_total{{{HOSTS}}}[$__rate_interval])", "{{instance}} in a storm"),
         ),
     )
 
@@ -293,7 +290,7 @@ def main() -> int:
     if sys.argv[1:] == ["--check"]:
         if PATH.is_file() and PATH.read_text(encoding="utf-8") == made():
             return 0
-        print(f"{PATH} is not what tools/dashboard.py makes: run tools/dashboard.py", file=sys.stderr)
+        print(f"{PATH} is not what tools/dashboard.py makes: run python3 tools/dashboard.py", file=sys.stderr)
         return 1
     PATH.write_text(made(), encoding="utf-8")
     return 0

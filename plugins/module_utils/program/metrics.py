@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 OTHER = "other"
-STORMS = "irq_storms"  # in stats, where the kernel counts them
+# In stats of each instance, where the kernel counts them: of all together, because an interrupt does not tell
+# where it comes from.
+INTERRUPTS, LIMITED = "interrupts", "interrupts_limited"
 STATES = (READY, LOADED, ACTIVE, FAILED, OTHER)
 ENDS = ("none", "clean", "panic", "forced", "lost", OTHER)
 _LONGEST = 128  # characters of a label
@@ -152,6 +154,7 @@ def families(reading: Reading) -> Iterator[Metric]:
     yield from _host(reading)
     yield from _pool(reading.machine)
     yield from _instances(reading)
+    yield from _interrupts(reading.machine)
     yield from _declared(reading)
     yield _gauge("crash_records", "Crashes of instances that are kept on this host.", reading.records)
     yield _gauge(
@@ -169,10 +172,10 @@ def _gauge(name: str, text: str, value: float | None = None, labels: Sequence[st
     return GaugeMetricFamily(f"mkops_{name}", text, value=value, labels=None if value is not None else labels)
 
 
-def _counter(name: str, text: str) -> CounterMetricFamily:
+def _counter(name: str, text: str, labels: Sequence[str] = ()) -> CounterMetricFamily:
     from prometheus_client.core import CounterMetricFamily
 
-    return CounterMetricFamily(f"mkops_{name}", text, labels=["name"])
+    return CounterMetricFamily(f"mkops_{name}", text, labels=labels)
 
 
 def _host(reading: Reading) -> Iterator[Metric]:
@@ -245,11 +248,8 @@ def _instances(reading: Reading) -> Iterator[Metric]:
     )
     cpus = _gauge("instance_cpus", "CPUs that an instance has.", labels=["name"])
     memory = _gauge("instance_memory_bytes", "Memory that an instance has.", labels=["name"])
-    starts = _counter("instance_starts", "Starts of an instance since it was created.")
-    restarts = _counter("instance_restarts", "Starts of an instance after its first one.")
-    storms = _counter(
-        "instance_interrupt_storms", "Times that the host's kernel found an instance to flood it."
-    )
+    starts = _counter("instance_starts", "Starts of an instance since it was created.", ["name"])
+    restarts = _counter("instance_restarts", "Starts of an instance after its first one.", ["name"])
     for one in reading.machine.instances.values():
         name, stats = label(one.name), one.stats
         info.add_metric([name, str(one.id), label(str(one.kernel.get("path", "")))], 1)
@@ -263,11 +263,28 @@ def _instances(reading: Reading) -> Iterator[Metric]:
             age.add_metric([name], stats["heartbeat_age_ms"] / 1000)
         cpus.add_metric([name], len(one.cpus))
         memory.add_metric([name], one.memory)
-        counted = ((starts, one.epoch), (restarts, stats.get("restarts")), (storms, stats.get(STORMS)))
+        counted = ((starts, one.epoch), (restarts, stats.get("restarts")))
         for counter, count in counted:
             if count is not None:
                 counter.add_metric([name], count)
-    yield from (info, state, since, ended, age, cpus, memory, starts, restarts, storms)
+    yield from (info, state, since, ended, age, cpus, memory, starts, restarts)
+
+
+def _interrupts(machine: Machine) -> Iterator[Metric]:
+    counted = (
+        (INTERRUPTS, _counter("interrupts", "Interrupts that the host has got from all instances.")),
+        (
+            LIMITED,
+            _counter(
+                "interrupts_limited", "Those of them that it only counted, because they were a storm of them."
+            ),
+        ),
+    )
+    for key, counter in counted:
+        found = [one.stats[key] for one in machine.instances.values() if key in one.stats]
+        if found:
+            counter.add_metric([], max(found))
+        yield counter
 
 
 def _among(words: tuple[str, ...], word: str) -> str:

@@ -193,6 +193,12 @@ def test_rules_and_dashboard_ask_for_what_there_is(placed):
         assert metric_names(path.read_text()) - known == set()
 
 
+def test_the_documentation_has_all_metrics():
+    text = (TOP / "docs/monitoring.md").read_text()
+    assert known_metrics() - metric_names(text) == set()
+    assert metric_names("\n".join(line for line in text.splitlines() if line[0:1] == "|")) == known_metrics()
+
+
 def expressions(dashboard):
     for panel in dashboard["panels"]:
         for target in panel.get("targets", []):

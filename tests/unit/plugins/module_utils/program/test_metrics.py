@@ -107,13 +107,16 @@ def test_the_number_of_series_does_not_follow_what_instances_say(host, mkops, to
     assert len(seen) == len(told())
 
 
-def test_storms_where_the_kernel_counts_them(host, mkops, told, declare):
+def test_interrupts_where_the_kernel_counts_them(host, mkops, told, declare):
     declare()
     mkops("apply")
-    assert not [key for key in told() if key[0] == "mkops_instance_interrupt_storms_total"]
-    stats = host.root / "sys/fs/multikernel/instances/red/stats"
-    stats.write_text(f"{stats.read_text()}{metrics.STORMS} 3\n")
-    assert value(told(), "instance_interrupt_storms_total", name="red") == 3
+    assert not [key for key in told() if "interrupts" in key[0]]
+    for name, count in (("red", 12), ("blue", 11)):  # it went on counting while they were read
+        stats = host.root / f"sys/fs/multikernel/instances/{name}/stats"
+        stats.write_text(f"{stats.read_text()}interrupts {count}\ninterrupts_limited 3\n")
+    found = told()
+    assert value(found, "interrupts_total") == 12
+    assert value(found, "interrupts_limited_total") == 3
 
 
 def test_a_kernel_that_tells_less(make_host, mkops, write, layout, told):
