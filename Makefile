@@ -49,7 +49,7 @@ test: ## Everything that must pass: lint, unit, the kernel's selftests, the Mole
 test-full: ## test, matrix, longer scenarios, selftests on all kernels and machines, endurance, fuzzing, the demo (hours)
 	@MKOPS_EXAMPLES=5000 tools/stages test "molecule SCENARIO=site" "molecule SCENARIO=layout" "molecule SCENARIO=rollout" \
 		"molecule SCENARIO=secureboot" "molecule SCENARIO=survive" "molecule SCENARIO=profiles" "molecule SCENARIO=latency" \
-		matrix docs-site kernel-builds kernel-test-full demo
+		report-test matrix docs-site kernel-builds kernel-test-full demo
 
 .PHONY: lint
 lint: ## All gates: linters, types, sanity, Galaxy's importer, the series (GATES="mypy ruff" for some)
@@ -64,6 +64,11 @@ ifeq ($(PYTEST_ARGS),)
 else
 	pytest tests/unit tests/kernel $(PYTEST_ARGS)
 endif
+
+.PHONY: report-test
+report-test: ## The report in a real browser: light, dark, paper, narrow, by keyboard, by axe-core; pictures in .ansible/report
+	@tools/bootstrap report
+	@tools/report-test
 
 .PHONY: matrix
 matrix: ## Unit tests on other versions of ansible-core and Python, modules on a host with Python 3.9

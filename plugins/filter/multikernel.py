@@ -13,6 +13,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.cpuset import format_cpus, parse_cpus
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.size import format_size, parse_size
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.text import shown
+from ansible_collections.mkops.multikernel.plugins.plugin_utils.report import page
 
 try:
     import netaddr
@@ -86,7 +87,20 @@ def instance_addresses(instances, network, first: int = 0) -> dict[str, dict]:
     return found
 
 
+def fleet_report(hosts, title: str = "Kernels side by side", at: str = "an unknown time") -> str:
+    """A page about what info has returned, by the name of the host."""
+    if not isinstance(hosts, Mapping):
+        raise AnsibleFilterError(
+            f"mkops.multikernel.fleet_report: {shown(hosts)} is not a dictionary of what"
+            " mkops.multikernel.info has returned, by the name of the host"
+        )
+    return page(hosts, title, at)
+
+
 class FilterModule:
     def filters(self) -> dict:
-        functions = (cpus_expand, cpus_compress, cpus_intersect, size_bytes, size_human, instance_addresses)
+        functions = (
+            *(cpus_expand, cpus_compress, cpus_intersect, size_bytes, size_human),
+            *(instance_addresses, fleet_report),
+        )
         return {function.__name__: function for function in functions}

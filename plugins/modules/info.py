@@ -134,6 +134,67 @@ pool:
   description: What the host gave up, as M(mkops.multikernel.pool) returns it.
   returned: without O(query)
   type: dict
+topology:
+  description: Which kernel has which CPU, and how much of each NUMA node's memory.
+  returned: without O(query)
+  type: dict
+  contains:
+    cpus:
+      description: One entry per CPU, in the order of logical numbers. What the kernel does not tell is null.
+      type: list
+      elements: dict
+      contains:
+        cpu:
+          description: Logical number.
+          type: int
+        physical_cpu:
+          description: APIC id.
+          type: int
+        socket:
+          description: Physical package.
+          type: int
+        node:
+          description: NUMA node.
+          type: int
+        core:
+          description: The same for all threads of a core.
+          type: int
+        owner:
+          description: V(host), V(pool) for one that is free, or V(instance).
+          type: str
+        instance:
+          description: Name of the instance that has it.
+          type: str
+    nodes:
+      description: One entry per NUMA node.
+      type: list
+      elements: dict
+      contains:
+        node:
+          description: Its number.
+          type: int
+        memory:
+          description: Bytes of the node, those of the pool among them.
+          type: int
+        pool_memory:
+          description: Bytes that the host gave up.
+          type: int
+        free_memory:
+          description: Bytes of those that no instance has.
+          type: int
+        instances:
+          description: Bytes of those that instances have, by name.
+          type: dict
+  sample:
+    cpus:
+      - {cpu: 0, physical_cpu: 0, socket: 0, node: 0, core: 0, owner: host, instance: null}
+      - {cpu: 1, physical_cpu: 2, socket: 0, node: 0, core: 1, owner: instance, instance: red}
+    nodes:
+      - node: 0
+        memory: 8589934592
+        pool_memory: 402653184
+        free_memory: 134217728
+        instances: {red: 268435456}
 at_boot:
   description:
     - What the host is declared to be at boot (option C(at_boot) of M(mkops.multikernel.layout),

@@ -197,7 +197,11 @@ class FakeKernel:
                     self.write(f"{path}/cpu{cpu}/online", "")
             if self.distances:
                 self.write(f"{path}/distance", " ".join(map(str, self.distances[node])) + "\n")
-            self.write(f"{path}/meminfo", f"Node {node} MemFree:  {available // self.nodes} kB\n")
+            self.write(
+                f"{path}/meminfo",
+                f"Node {node} MemTotal: {self.memory_mib * 1024 // self.nodes} kB\n"
+                f"Node {node} MemFree:  {available // self.nodes} kB\n",
+            )
         if not (self.root / "dev/kmsg").exists():
             self.write("/dev/kmsg", b"")
         if self.tells_cmdline:

@@ -59,3 +59,11 @@ def format_cpus(cpus: Iterable[int]) -> str:
         else:
             runs.append([cpu, cpu])
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def format_known_cpus(cpus: Iterable[int | None]) -> str:
+    """The same of those whose numbers are known, and how many there are beside them; empty for no CPU."""
+    cpus = list(cpus)
+    known = format_cpus(cpu for cpu in cpus if cpu is not None)
+    others = cpus.count(None)
+    return " and ".join(filter(None, [known, f"{others} unknown" if others else ""]))

@@ -56,3 +56,11 @@ def format_size(size: int) -> str:
         if size >= unit and size % (unit // 4) == 0:
             return f"{Decimal(size) / unit:f} {_UNITS[exponent - 1]}iB"
     return f"{size} B"
+
+
+def about(size: int) -> str:
+    """Rounded down to a tenth of its unit, where no exact size is of use."""
+    for unit, name in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB")):
+        if size >= unit:
+            return f"{size * 10 // unit / 10:g} {name}"
+    return format_size(size)

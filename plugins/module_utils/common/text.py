@@ -47,6 +47,19 @@ def _spelt_out(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
 
 
+def span(seconds: float) -> str:
+    """A time in its two largest units: C(45s), C(12min 5s), C(2d 4h)."""
+    left = int(seconds)
+    parts: list[str] = []
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count}{unit}")
+        elif parts:
+            break
+    return " ".join(parts[:2])
+
+
 def prefixed(prefix: str, reason: str) -> str:
     """A reason with something in front, and of the class that it was."""
     return type(reason)(f"{prefix}{reason}")

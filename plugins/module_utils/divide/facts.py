@@ -60,7 +60,40 @@ def machine_facts(machine: Machine) -> dict[str, Any]:
             "available_memory": machine.memory_available,
         },
         "pool": pool_facts(machine),
+        "topology": topology_facts(machine),
         "instances": instances_facts(machine),
+    }
+
+
+def topology_facts(machine: Machine) -> dict[str, Any]:
+    """Which kernel has which CPU, and how much of the memory of each NUMA node; null where it is not told."""
+    topology, pool = machine.topology, machine.pool
+    lenders, numbers, pooled = machine.lenders(), topology.logical, set(machine.pool.cpus)
+    apics = {*(topology.physical[cpu] for cpu in topology.online), *pool.cpus}
+    lent, used = machine.instance_memory(), pool.used_memory
+    return {
+        "cpus": [
+            {
+                "cpu": numbers.get(apic),
+                "physical_cpu": apic,
+                "socket": topology.socket.get(apic),
+                "node": topology.node.get(apic),
+                "core": topology.core.get(apic),
+                "owner": "host" if apic not in pooled else "instance" if apic in lenders else "pool",
+                "instance": lenders.get(apic),
+            }
+            for apic in sorted(apics, key=lambda apic: (numbers.get(apic, apic), apic))
+        ],
+        "nodes": [
+            {
+                "node": node,
+                "memory": machine.node_total.get(node, 0),
+                "pool_memory": pool.memory.get(node, 0),
+                "free_memory": pool.memory.get(node, 0) - used.get(node, 0),
+                "instances": dict(sorted(lent.get(node, {}).items())),
+            }
+            for node in sorted({*machine.node_total, *pool.memory})
+        ],
     }
 
 

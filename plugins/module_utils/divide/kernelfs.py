@@ -35,6 +35,7 @@ from .topology import (
     parse_cpuinfo,
     parse_madt,
     parse_srat,
+    sockets,
 )
 from .versions import Interface, probe_interface
 
@@ -43,6 +44,7 @@ MOUNT_POINT = "/sys/fs/multikernel"
 _IOMEM = re.compile(r"\s*([0-9a-f]+)-([0-9a-f]+) : (.*)")
 _HOST_BRIDGE = "multikernel,pci-host-bridge"
 _SINGLE_THREADED = ("notsupported", "notimplemented")
+_AVAILABLE = ("MemFree", "Active(file)", "Inactive(file)", "SReclaimable")  # of a node, without swapping
 _CACHE_LEAVES = (4, 0x8000001D)  # of CPUID, Intel's and AMD's
 
 
@@ -254,6 +256,7 @@ class KernelFs:
         pool, pool_logical = parse_pool(root, _text(at("/proc/iomem"))) if root.children else (Pool(), ())
         interface = probe_interface(root.text("implementation"), "memory-granule" in root.properties)
         meminfo = parse_meminfo(_text(at("/proc/meminfo")))
+        nodes = self._node_meminfo()
         uptime = _seconds(_text(at("/proc/uptime")))
         return Machine(
             release=_text(at("/proc/sys/kernel/osrelease")).strip() or platform.release(),
@@ -263,7 +266,8 @@ class KernelFs:
             mounted=mounted,
             privileged=self.privileged,
             topology=self._topology(pool, pool_logical),
-            node_memory=self._node_memory(),
+            node_memory={node: sum(info.get(key, 0) for key in _AVAILABLE) for node, info in nodes.items()},
+            node_total={node: info.get("MemTotal", 0) for node, info in nodes.items()},
             distances=self._distances(),
             memory_total=meminfo["MemTotal"],
             memory_available=meminfo["MemAvailable"],
@@ -341,11 +345,13 @@ class KernelFs:
                 madt = at("/sys/firmware/acpi/tables/APIC").read_bytes()
         physical = number_cpus(apics, pool.cpus, pool_logical, parse_madt(madt))
         threads = _text(at("/sys/devices/system/cpu/smt/control")).strip() not in _SINGLE_THREADED
+        node = self._nodes(physical, pool)
         return Topology(
             online=tuple(sorted(online)),
             present=tuple(parse_cpus(_text(at("/sys/devices/system/cpu/present")).strip() or [*online])),
             physical=physical,
-            node=self._nodes(physical, pool),
+            node=node,
+            socket=sockets(online, pool.cpus, node),
             core=cores(online, pool.cpus, threads),
             cache=caches(self._caches(online), pool.cpus, self._cache_shift()),
         )
@@ -404,13 +410,10 @@ class KernelFs:
             if len(words) == len(lists) and all(word.isdecimal() for word in words)
         }
 
-    def _node_memory(self) -> dict[int, int]:
-        available = {}
-        for path in self.paths.at("/sys/devices/system/node").glob("node[0-9]*"):
-            info = parse_meminfo(_text(path / "meminfo"))
-            fields = ("MemFree", "Active(file)", "Inactive(file)", "SReclaimable")
-            available[int(path.name[4:])] = sum(info.get(field, 0) for field in fields)
-        return available
+    def _node_meminfo(self) -> dict[int, dict[str, int]]:
+        """Bytes by field, by NUMA node."""
+        paths = self.paths.at("/sys/devices/system/node").glob("node[0-9]*")
+        return {int(path.name[4:]): parse_meminfo(_text(path / "meminfo")) for path in paths}
 
     def _instances(self, kimage: Path, interface: Interface, uptime: float) -> dict[str, Instance]:
         cmdlines = parse_kimage(_text(kimage))

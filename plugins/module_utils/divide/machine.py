@@ -74,12 +74,16 @@ class Pool:
     def size(self) -> int:
         return sum(chunk.size for chunk in self.chunks)
 
+    def node_of(self, region: Region) -> int:
+        """The NUMA node that a region of the pool is on."""
+        return next(chunk.node for chunk in self.chunks if chunk.holds(region.base))
+
     @property
     def used_memory(self) -> dict[int, int]:
         """Bytes in use per NUMA node."""
         nodes: dict[int, int] = {}
         for region in self.regions:
-            node = next(chunk.node for chunk in self.chunks if chunk.holds(region.base))
+            node = self.node_of(region)
             nodes[node] = nodes.get(node, 0) + region.size
         return nodes
 
@@ -126,6 +130,7 @@ class Machine:
     node_memory: Mapping[int, int]  # NUMA node -> bytes that can be had without swapping
     memory_total: int
     memory_available: int
+    node_total: Mapping[int, int] = field(default_factory=dict)  # NUMA node -> all its bytes, with the pool's
     interface: Interface = UPSTREAM
     distances: Mapping[int, Mapping[int, int]] = field(default_factory=dict)  # between NUMA nodes, where told
     granule: int = DEFAULT_GRANULE  # what memory is added to an instance in
@@ -144,6 +149,18 @@ class Machine:
         """NUMA nodes, the nearest to one of them first; where distances are not told, in their order."""
         away = self.distances.get(node, {})
         return sorted(others, key=lambda other: (other != node, away.get(other, 0), other))
+
+    def instance_memory(self) -> dict[int, dict[str, int]]:
+        """Bytes that instances have, by NUMA node and name."""
+        names = {str(one.id): one.name for one in self.instances.values()}
+        found: dict[int, dict[str, int]] = {}
+        for region in self.pool.regions:
+            prefix, _dash, rest = region.name.partition("mk-instance-")
+            name = names.get(rest.partition("-")[0]) if not prefix else None
+            if name is not None:
+                of_node = found.setdefault(self.pool.node_of(region), {})
+                of_node[name] = of_node.get(name, 0) + region.size
+        return found
 
     def lenders(self) -> dict[int, str]:
         """APIC id to the name of the instance that holds it."""

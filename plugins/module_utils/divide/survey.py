@@ -16,7 +16,7 @@ from .machine import Machine
 
 
 def survey(paths: Paths, machine: Machine) -> dict[str, Any]:
-    """kernel, host, pool, instances and at_boot, as the module info documents them."""
+    """kernel, host, pool, topology, instances and at_boot, as the module info documents them."""
     facts = machine_facts(machine)
     facts["kernel"]["pairs"] = pairs(machine)
     facts["at_boot"] = boot_facts(paths, machine)

@@ -35,6 +35,7 @@ class Topology:
     node: Mapping[int, int] = field(default_factory=dict)  # APIC id -> NUMA node, where it is known
     core: Mapping[int, Hashable] = field(default_factory=dict)  # APIC id -> what its threads have alike
     cache: Mapping[int, Hashable] = field(default_factory=dict)  # APIC id -> what users of its L3 have alike
+    socket: Mapping[int, int] = field(default_factory=dict)  # APIC id -> physical package, where it is known
     boot_cpu: int = 0
 
     @cached_property
@@ -170,6 +171,19 @@ def cores(online: Mapping[int, OnlineCpu], pool: Iterable[int], threads: bool) -
         border = group_shift(groups)
         shift = shift if border is None else min(shift, border)
     return {apic: apic >> shift for apic in [*groups, *pool]}
+
+
+def sockets(online: Mapping[int, OnlineCpu], pool: Iterable[int], node: Mapping[int, int]) -> dict[int, int]:
+    """APIC id to physical package; of a CPU in the pool by the bits of its id, else by its NUMA node."""
+    found = {cpu.apic: cpu.package for cpu in online.values()}
+    shift = group_shift(found)
+    by_bits = {} if shift is None else {apic >> shift: package for apic, package in found.items()}
+    by_node = {node[apic]: package for apic, package in found.items() if apic in node}
+    for apic in pool:
+        package = by_bits.get(apic >> (shift or 0), by_node.get(node.get(apic, -1)))
+        if package is not None:
+            found.setdefault(apic, package)
+    return found
 
 
 def caches(online: Mapping[int, Hashable], pool: Iterable[int], shift: int | None) -> dict[int, Hashable]:

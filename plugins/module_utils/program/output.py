@@ -67,16 +67,3 @@ def table(rows: Iterable[Iterable[str]], width: int | None = None) -> list[str]:
     if width is None:
         return lines
     return [line if len(line) <= width else f"{line[: max(width - 1, 0)]}…" for line in lines]
-
-
-def span(seconds: float) -> str:
-    """A time in its two largest units: C(45s), C(12min 5s), C(2d 4h)."""
-    left = int(seconds)
-    parts: list[str] = []
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        count, left = divmod(left, length)
-        if count or (unit == "s" and not parts):
-            parts.append(f"{count}{unit}")
-        elif parts:
-            break
-    return " ".join(parts[:2])

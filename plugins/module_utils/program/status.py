@@ -12,13 +12,14 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from ..common.cpuset import format_cpus
-from ..common.size import format_size
+from ..common.cpuset import format_known_cpus
+from ..common.size import about, format_size
+from ..common.text import span
 from ..divide.kernelfs import KernelFs, Paths
 from ..divide.machine import ACTIVE, environment_reasons
 from ..divide.ready import ALIVE
 from ..divide.survey import survey
-from .output import complain, say, span, table
+from .output import complain, say, table
 
 _HEAD = ("NAME", "STATE", "FOR", "CPUS", "MEMORY", "STARTS", "KERNEL", "ENDED LAST")
 _UNKNOWN = "-"
@@ -43,7 +44,7 @@ def status(paths: Paths, as_json: bool) -> None:
 def lines(facts: dict[str, Any], width: int | None = None) -> list[str]:
     """What a person reads. width: columns of the terminal."""
     kernel, host, pool, instances = (facts[key] for key in ("kernel", "host", "pool", "instances"))
-    available = f"{_about(host['available_memory'])} of {_about(host['memory'])} available"
+    available = f"{about(host['available_memory'])} of {about(host['memory'])} available"
     rows = [
         ["host", f"CPUs {_cpus(host['cpus'])}", available, f"{kernel['release']}, up {span(host['uptime'])}"]
     ]
@@ -83,6 +84,10 @@ def _at_boot(facts: dict[str, Any]) -> list[str]:
     return ["", f"At boot: {said}. The host {word}{':' if drift else '.'}", *(f"  {one}" for one in drift)]
 
 
+def _cpus(cpus: Iterable[int | None]) -> str:
+    return format_known_cpus(cpus) or _UNKNOWN
+
+
 def _row(one: dict[str, Any], uptime: float) -> list[str]:
     since = one["stats"].get("state_since_ms")  # of the host's uptime
     ended = one["exit_reason"]
@@ -96,19 +101,3 @@ def _row(one: dict[str, Any], uptime: float) -> list[str]:
         str(one["kernel"].get("path", _UNKNOWN)).rpartition("/")[2],
         _UNKNOWN if ended in (None, "none") else ended,
     ]
-
-
-def _cpus(cpus: Iterable[int | None]) -> str:
-    """Those whose numbers can be told, and how many there are beside them."""
-    cpus = list(cpus)
-    known = format_cpus(cpu for cpu in cpus if cpu is not None)
-    others = cpus.count(None)
-    return " and ".join(filter(None, [known, f"{others} unknown" if others else ""])) or _UNKNOWN
-
-
-def _about(size: int) -> str:
-    """Rounded down to a tenth of its unit: a host's memory is no round number."""
-    for unit, name in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB")):
-        if size >= unit:
-            return f"{size * 10 // unit / 10:g} {name}"
-    return format_size(size)

@@ -116,6 +116,14 @@ def test_an_upward_import_is_found(name, line, fault):
     assert fault in found
 
 
+def test_the_report_is_pure():
+    """It needs no room of hosts: nothing of it goes there, and nothing of it asks one."""
+    for path in (PLUGINS / "plugin_utils").glob("report*.py"):
+        for other in imports_of(f"plugin_utils.{path.stem}", path):
+            allowed = other.startswith(("module_utils.common.", "plugin_utils."))
+            assert allowed or other.split(".")[0] in sys.stdlib_module_names, f"{path.name} imports {other}"
+
+
 def test_there_is_no_circle():
     known = {
         name: {other for other in imports_of(name, path) if other in MODULES}

@@ -70,6 +70,62 @@ def test_facts(make_host, run_module):
     assert result["ansible_facts"]["multikernel"]["host"] == result["host"]
 
 
+def test_topology(make_host, run_module):
+    host = make_host(
+        cpus=8,
+        threads=2,
+        nodes=2,
+        pool_cpus=[4, 5, 6, 7],
+        chunks=[(POOL_BASE, 256 * MIB, 0), (1 << 40, 512 * MIB, 1)],
+        instances={
+            "web": FakeInstance(7, [4, 5], POOL_BASE, 128 * MIB, "loaded", added=[(1 << 40, 64 * MIB)]),
+            "web-1": FakeInstance(1, [6], (1 << 40) + 128 * MIB, 64 * MIB),
+        },
+    )
+    topology = run_module(info, host)["topology"]
+    cpus = {one["cpu"]: one for one in topology["cpus"]}
+    assert list(cpus) == list(range(8))
+    assert cpus[2] == {
+        "cpu": 2,
+        "physical_cpu": 4,
+        "socket": None,  # the host has no CPU on that node
+        "node": 1,
+        "core": 2,
+        "owner": "instance",
+        "instance": "web",
+    }
+    assert (cpus[6]["core"], cpus[6]["instance"]) == (2, "web")
+    assert (cpus[7]["owner"], cpus[7]["instance"]) == ("pool", None)
+    assert (cpus[1]["owner"], cpus[1]["instance"]) == ("host", None)
+    assert topology["nodes"] == [
+        {
+            "node": 0,
+            "memory": 1024 * MIB,
+            "pool_memory": 256 * MIB,
+            "free_memory": 128 * MIB,
+            "instances": {"web": 128 * MIB},
+        },
+        {
+            "node": 1,
+            "memory": 1024 * MIB,
+            "pool_memory": 512 * MIB,
+            "free_memory": 384 * MIB,
+            "instances": {"web": 64 * MIB, "web-1": 64 * MIB},
+        },
+    ]
+
+
+def test_topology_of_regions_that_nobody_has(make_host, run_module):
+    host = make_host(pool_cpus=[4], chunks=[(POOL_BASE, 256 * MIB, 0)])
+    host.write(
+        "/proc/iomem",
+        f"{POOL_BASE:08x}-{POOL_BASE + 64 * MIB - 1:08x} : daxfs\n"
+        f"{POOL_BASE + 64 * MIB:08x}-{POOL_BASE + 128 * MIB - 1:08x} : mk-instance-9-gone-region-0\n",
+    )
+    (node,) = run_module(info, host)["topology"]["nodes"]
+    assert (node["free_memory"], node["instances"]) == (128 * MIB, {})
+
+
 def test_64_instances_in_less_than_a_second(make_host, run_module):
     host = make_host(
         cpus=140,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.size import (
     PAGE_SIZE,
+    about,
     format_size,
     parse_memory,
     parse_size,
@@ -75,3 +76,11 @@ def test_format(size, text):
 @given(st.integers(1, 2**44).map(lambda pages: pages * PAGE_SIZE))
 def test_round_trip(size):
     assert parse_memory(format_size(size)) == size
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(5 << 40, "5 TiB"), ((1 << 31) - 1, "1.9 GiB"), (3 << 20, "3 MiB"), (4096, "4 KiB"), (0, "0 B")],
+)
+def test_about(size, text):
+    assert about(size) == text

@@ -21,6 +21,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.divide.topology 
     parse_cpuinfo,
     parse_madt,
     parse_srat,
+    sockets,
 )
 
 
@@ -163,3 +164,21 @@ def test_caches():
     assert caches({0: "0-1", 1: "0-1"}, [8, 9], 3) == {0: 0, 1: 0, 8: 1, 9: 1}
     assert caches({0: "0", 8: "8"}, [9, 16], None) == {0: 0, 8: 1, 9: 1, 16: 2}
     assert caches({}, [4], None) == {}
+
+
+def in_sockets(*cpus):
+    return {number: OnlineCpu(apic, package) for number, (apic, package) in enumerate(cpus)}
+
+
+@pytest.mark.parametrize(
+    ("cpus", "node", "found"),
+    [
+        # The bits of ids tell, whatever the nodes are.
+        (in_sockets((0, 0), (1, 0), (8, 1)), {}, {0: 0, 1: 0, 8: 1, 2: 0, 9: 1}),
+        # All that is online is in one package: the others on its node are there, too.
+        (in_sockets((0, 0), (1, 0)), {0: 0, 1: 0, 2: 0, 9: 1}, {0: 0, 1: 0, 2: 0}),
+        (in_sockets((0, 3)), {}, {0: 3}),
+    ],
+)
+def test_sockets_of_others_follow_from_those_online(cpus, node, found):
+    assert sockets(cpus, [2, 9], node) == found

@@ -93,7 +93,9 @@ def test_it_runs(built, host, python, run_module, write, layout):
     argv = [python, "-I", "-c", script, built, host.root, "status", "--json"]
     said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     told = run_module(info, host)
-    assert json.loads(said) == {key: told[key] for key in ("kernel", "host", "pool", "instances", "at_boot")}
+    assert json.loads(said) == {
+        key: told[key] for key in ("kernel", "host", "pool", "topology", "instances", "at_boot")
+    }
 
 
 def test_the_file_is_run_by_its_first_line(built):

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from ansible_collections.mkops.multikernel.plugins.module_utils.program import output, status
 from ansible_collections.mkops.multikernel.plugins.modules import info
 
@@ -17,7 +15,7 @@ def test_json_is_what_info_returns(host, mkops, write, layout, run_module):
     said = mkops("status", "--json")
     told = run_module(info, host)
     assert json.loads(said.out) == {
-        key: told[key] for key in ("kernel", "host", "pool", "instances", "at_boot")
+        key: told[key] for key in ("kernel", "host", "pool", "topology", "instances", "at_boot")
     }
 
 
@@ -89,11 +87,3 @@ def test_one_that_hangs_is_named(run_module, make_host):
 
 def test_a_narrow_terminal():
     assert output.table([["a", "bcdefgh"], ["ab", "c"]], 6) == ["a   b…", "ab  c"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0s"), (59.9, "59s"), (60, "1min"), (3725, "1h 2min"), (90000, "1d 1h"), (86401, "1d")],
-)
-def test_times(seconds, text):
-    assert output.span(seconds) == text
