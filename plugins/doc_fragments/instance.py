@@ -179,13 +179,54 @@ options:
     type: dict
   restart:
     description:
-      - What O(state=started) does with an instance that has run and does not any more.
-      - V(always) starts it. V(on-failure) starts it unless it ended cleanly or was stopped. V(never) leaves
-        it as it is.
-      - V(on-failure) and V(never) need a kernel that tells how an instance ended.
+      - Whether an instance that has run and does not any more is started again, by a task with
+        O(state=started) and, with C(at_boot=true), by systemd at once, without a task.
+      - V(always) starts it. V(on-failure) starts it unless it ended cleanly or was stopped. V(no) leaves it
+        as it is.
+      - Left out, tasks start it and systemd does not.
+      - What somebody stops, by a task, by kerf or by C(systemctl stop), systemd leaves stopped in any case. A
+        kernel that restarts itself, it starts again unless V(no) is said.
+      - V(on-failure) and V(no) need a kernel that tells how an instance ended.
     type: str
-    choices: [always, on-failure, never]
-    default: always
+    choices: [always, on-failure, 'no']
+  restart_delay:
+    description: Seconds that systemd waits before it starts an instance again (C(RestartSec=)).
+    type: int
+    default: 1
+    version_added: 0.2.0
+  restart_delay_max:
+    description:
+      - Has the delay grow with each time that systemd starts the instance again, from O(restart_delay) to so
+        many seconds (C(RestartMaxDelaySec=)).
+      - Needs systemd 254. An older one keeps to O(restart_delay), which a warning tells.
+    type: int
+    version_added: 0.2.0
+  restart_steps:
+    description: In how many steps the delay grows to O(restart_delay_max) (C(RestartSteps=)).
+    type: int
+    default: 5
+    version_added: 0.2.0
+  restart_limit:
+    description:
+      - How often an instance may be started within O(restart_interval) (C(StartLimitBurst=)). After that it
+        is given up, and its unit has failed, until somebody or a task starts it.
+    type: int
+    default: 5
+    version_added: 0.2.0
+  restart_interval:
+    description: Seconds in which O(restart_limit) counts (C(StartLimitIntervalSec=)); V(0) means no limit.
+    type: int
+    default: 600
+    version_added: 0.2.0
+  watchdog:
+    description:
+      - A kernel that has given no sign of life for so many seconds, at least 5, is stopped by force, and has
+        failed, which O(restart) then counts as such. Interrupts need not work in it. Until its first sign of
+        life it has at least O(timeout) seconds.
+      - Systemd does it (C(WatchdogSec=)), so that it needs C(at_boot=true), and a kernel of the host that
+        tells of signs of life.
+    type: int
+    version_added: 0.2.0
   allow_restart:
     description: Stop and start a running instance when a change needs it, as with
       another O(kernel), O(initrd) or O(cmdline).

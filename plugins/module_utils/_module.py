@@ -34,10 +34,13 @@ def diff(result: Result, before: Mapping[str, Any], after: Mapping[str, Any]) ->
     """How the machine, and what the host is at boot if that was asked for, differ before and after."""
     if result.boot is None:
         return {"before": dict(before), "after": dict(after)}
-    return {
+    found = {
         "before": {**before, "at_boot": dict(result.boot.before)},
         "after": {**after, "at_boot": dict(result.boot.after)},
     }
+    if result.boot.units and result.boot.units.changed:
+        found["before"]["units"], found["after"]["units"] = result.boot.units.view()
+    return found
 
 
 def run_guarded(module: AnsibleModule, what: str, work: Callable[[], dict[str, Any]]) -> None:

@@ -21,6 +21,7 @@ from .facts import instances_facts
 from .image import Images
 from .kernelfs import KernelFs, KernelFsError, Paths
 from .machine import ACTIVE, LOADED, Machine
+from .options import service_options
 from .plan import Plan, nothing_to_do
 from .request import Request
 from .views import describe_instance, describe_pool
@@ -50,8 +51,8 @@ class Result:
     boot: Change | None = None  # of what the host is at boot, if anything was said about it
 
     def __post_init__(self) -> None:
-        if self.boot and self.boot.step:
-            self.steps.append(self.boot.step)
+        if self.boot and self.boot.steps:
+            self.steps += self.boot.steps
             self.actions.append("at_boot")
 
     @property
@@ -74,7 +75,7 @@ def converge(
         return _foresee(kernel, kerf_path, make, suppose)
     with contextlib.ExitStack() as consoles:
         with contextlib.nullcontext() if locked else host_lock(paths.lock):
-            run = _Run(kernel, kerf_path, make, consoles)
+            run = _Run(kernel, kerf_path, make, consoles, suppose)
             run.change()
         # Others may use the host while this one waits.
         return run.finish()
@@ -153,6 +154,7 @@ def _foresee(kernel: KernelFs, kerf_path: str, make: Make, suppose: bool) -> Res
         ],
         warnings=[
             *plan.warnings,
+            *_service_warnings(request, boot, suppose),
             *(
                 f"check mode: {reason}. Unless an earlier task sees to it, the run will fail"
                 for reason in depends
@@ -174,8 +176,11 @@ def _foresee(kernel: KernelFs, kerf_path: str, make: Make, suppose: bool) -> Res
 class _Run:
     """One change of a host, while it is locked, and what is waited for afterwards."""
 
-    def __init__(self, kernel: KernelFs, kerf_path: str, make: Make, consoles: contextlib.ExitStack):
+    def __init__(
+        self, kernel: KernelFs, kerf_path: str, make: Make, consoles: contextlib.ExitStack, of_play: bool
+    ):
         self._kernel = kernel
+        self._of_play = of_play
         self._kerf_path = kerf_path
         self._consoles = consoles
         self._images = Images()
@@ -202,11 +207,11 @@ class _Run:
         if plan.changed or again:
             self._take(plan, again)
         self._remember()
-        if boot and boot.step:
+        if boot and boot.steps:
             # Not before the machine is so: what cannot be had now would not be had at boot.
             with self._what_was_done(self._applier):
                 boot.write()
-                self._kept = [boot.step]
+                self._kept = boot.steps
 
     def _take(self, plan: Plan, again: list[InstanceWish]) -> None:
         from .apply import Applier
@@ -226,7 +231,7 @@ class _Run:
     def finish(self) -> Result:
         """Wait for what is to be waited for. The result is what the kernel then says."""
         applier, plan = self._applier, self._plan
-        warnings = [*plan.warnings]
+        warnings = [*plan.warnings, *_service_warnings(self._request, self._boot, self._of_play)]
         if applier is None:
             view = _view(self._machine, plan)
             return Result(plan, self._machine, plan.before, view, warnings=warnings, boot=self._boot)
@@ -266,9 +271,13 @@ class _Run:
             raise
 
     def _remember(self) -> None:
-        """Note what proves that images are those that were loaded, for later runs."""
+        """Note what proves that images are those that were loaded, and what is to rest, for later runs."""
         wishes = {one.name: one for one in self._request.instances}
         notes = self._kernel.notes
+        for one in self._request.instances:
+            current = self._machine.instances.get(one.name)
+            if one.state == "stopped" and current and current.status != ACTIVE:
+                notes.change(one.name, rest=current.epoch)
         for name, instance in self._machine.instances.items():
             if instance.status not in (LOADED, ACTIVE) or not instance.kernel:
                 continue
@@ -312,6 +321,21 @@ def _still_awaited(request: Request, machine: Machine) -> list[InstanceWish]:
     return found
 
 
+def _service_warnings(request: Request, boot: Change | None, of_play: bool) -> list[str]:
+    """What of the settings of units has no effect."""
+    if boot is not None:
+        return [*boot.warnings]
+    if not of_play:
+        return []  # a layout that the host keeps is what its units follow from
+    idle = {name: service_options(given) for name, given in request.said_instances.items()}
+    return [
+        f"{', '.join(options)} of instance {name} has an effect only with at_boot: true, which has systemd"
+        " watch it"
+        for name, options in idle.items()
+        if options
+    ]
+
+
 def _wait_reasons(request: Request, machine: Machine) -> list[str]:
     """What cannot be waited for here."""
     if not (machine.supported and machine.mounted):
@@ -326,6 +350,13 @@ def _wait_reasons(request: Request, machine: Machine) -> list[str]:
         from .ready import agent_reasons
 
         reasons += agent_reasons()
+    if not machine.interface.tells_exit:
+        reasons += [
+            f"watchdog of instance {one.name} needs a kernel that reports the heartbeats of its instances,"
+            f" and {machine.release} ({machine.interface.name}) does not: leave watchdog out"
+            for one in request.instances
+            if one.state != "absent" and request.services[one.name].watchdog is not None
+        ]
     if "heartbeat" in waits and not machine.interface.tells_exit:
         reasons.append(
             "wait: heartbeat needs a kernel that reports the heartbeats of its instances, and"

@@ -25,8 +25,9 @@ from .machine import Machine
 from .options import HEADROOM, INSTANCE, POOL, Given, OptionGroup
 from .plan import nothing_to_do
 from .request import Request, layout_request
+from .units import Units, units, warnings
 from .versions import DEFAULT_KERF
-from .wish import wish_reasons
+from .wish import Service, wish_reasons
 
 _KEPT = ("prune", "kerf")  # beside what is made of the rest
 
@@ -38,18 +39,23 @@ def declared(paths: Paths) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Change:
-    """What a request makes of the layout that a host keeps."""
+    """What a request makes of the layout that a host keeps, and of what systemd is told of it."""
 
     paths: Paths
     before: Mapping[str, Any]
     after: Mapping[str, Any]
     reasons: tuple[str, ...] = ()  # why it cannot be kept
+    warnings: tuple[str, ...] = ()
+    units: Units | None = None
 
     @property
-    def step(self) -> str:
+    def steps(self) -> list[str]:
         """For people; empty when nothing changes."""
-        if self.before == self.after:
-            return ""
+        kept = [self._step] if self.before != self.after else []
+        return [*kept, *(self.units.steps if self.units else [])]
+
+    @property
+    def _step(self) -> str:
         names = ["pool"] if self.before.get("pool") != self.after.get("pool") else []
         old, new = self.before.get("instances", {}), self.after.get("instances", {})
         if isinstance(old, Mapping):
@@ -58,6 +64,11 @@ class Change:
 
     def write(self) -> None:
         """Raises Failure, and leaves the file as it was."""
+        # First what somebody else is told, who acts on the file as soon as it is there.
+        if self.units:
+            self.units.write()
+        if self.before == self.after:
+            return
         path = self.paths.layout
         try:
             if self.after:
@@ -89,7 +100,21 @@ def change(paths: Paths, request: Request, machine: Machine, kerf: str) -> Chang
         after = before
     elif not (reasons or request.reasons):
         reasons = [f"at_boot: {reason}" for reason in _faults(after, machine)]
-    return Change(paths, before, after, tuple(reasons))
+    services = services_of(after, machine)
+    told = tuple(warnings(paths, services)) if request.at_boot else ()
+    return Change(paths, before, after, tuple(reasons), told, units(paths, services))
+
+
+def declared_units(paths: Paths, layout: Mapping[str, Any], machine: Machine) -> Units:
+    """What systemd is to be told of a layout that the host keeps."""
+    return units(paths, services_of(layout, machine))
+
+
+def services_of(layout: Mapping[str, Any], machine: Machine) -> dict[str, Service]:
+    """What is to become of its instances when they end. Those that are wrong are left out."""
+    request = layout_request(layout, machine, NoImages())
+    names = [one.name for one in request.instances if one.state != "absent"]
+    return {name: request.services[name] for name in names if not request.said_instances[name].reasons}
 
 
 def flattened(layout: Mapping[str, Any], machine: Machine, called: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from ..common.files import native, read_text
 from .create import create_overlay
 from .forked import Forked
 from .kernelfs import KernelFs, Paths
+from .kernellog import WARNING, Records
 from .steps import Step
 from .versions import DEFAULT_KERF, kerf_reason
 from .wish import InstanceWish
@@ -39,8 +40,7 @@ class KerfError(Failure):
     """A call without the effect it should have had."""
 
 
-# Levels of kernel messages, and what is worth reading although the kernel takes it for mere information.
-_WARNING = 4
+# What is worth reading although the kernel takes it for mere information.
 _TELLING = re.compile(r"\bhalted\b|pool: removed|fail|cannot|refus|not found|invalid", re.IGNORECASE)
 
 
@@ -52,12 +52,9 @@ class KernelLog:
     """
 
     def __init__(self, paths: Paths):
-        self._fd: int | None = None
+        self._log = Records(paths)
         self._heard: list[str] = []
         self._later: list[str] = []
-        with contextlib.suppress(OSError):
-            self._fd = os.open(paths.kernel_log, os.O_RDONLY | os.O_NONBLOCK)
-            os.lseek(self._fd, 0, os.SEEK_END)
 
     def listen(self) -> None:
         """Right after a change, before anything is read."""
@@ -73,29 +70,10 @@ class KernelLog:
         return next(reversed(self._heard or self._later), None)
 
     def _new(self) -> list[str]:
-        found: list[str] = []
-        while self._fd is not None:
-            try:
-                records = os.read(self._fd, 8192)
-            except BrokenPipeError:
-                continue  # messages were overwritten; go on with the oldest
-            except OSError:
-                break
-            if not records:
-                break
-            for line in records.decode("utf-8", "replace").splitlines():
-                head, semicolon, text = line.partition(";")
-                priority = head.partition(",")[0]
-                if not semicolon or not priority.isdecimal():
-                    continue  # what belongs to the line before
-                if int(priority) & 7 <= _WARNING or _TELLING.search(text):
-                    found.append(text)
-        return found
+        return [one.text for one in self._log.new() if one.level <= WARNING or _TELLING.search(one.text)]
 
     def close(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        self._log.close()
 
 
 def words_of(step: Step, wish: InstanceWish | None = None, force: bool = False) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import select
 import struct
 import time
 from collections.abc import Mapping
@@ -45,6 +46,7 @@ _IOMEM = re.compile(r"\s*([0-9a-f]+)-([0-9a-f]+) : (.*)")
 _HOST_BRIDGE = "multikernel,pci-host-bridge"
 _SINGLE_THREADED = ("notsupported", "notimplemented")
 _AVAILABLE = ("MemFree", "Active(file)", "Inactive(file)", "SReclaimable")  # of a node, without swapping
+_LOOK = 1.0  # seconds between two looks where nothing is told
 _CACHE_LEAVES = (4, 0x8000001D)  # of CPUID, Intel's and AMD's
 
 
@@ -101,6 +103,11 @@ class Paths:
     def served(self) -> Path:
         """A directory of each instance whose devices are served."""
         return self.at("/run/mkops/devices")
+
+    @property
+    def units(self) -> Path:
+        """Of systemd, those of this host: see units."""
+        return self.at("/etc/systemd/system")
 
     def record(self, name: str) -> Path:
         """kerf's note of what it loaded."""
@@ -299,10 +306,31 @@ class KernelFs:
         text = _text(self.paths.multikernel / "instances" / name / "exit_reason").strip()
         return text if text not in ("", "none") else None
 
+    def stats(self, name: str) -> dict[str, int]:
+        """Numbers that the kernel keeps of an instance; empty when it does not tell any."""
+        return parse_stats(_text(self.paths.multikernel / "instances" / name / "stats"))
+
     def heartbeat_age(self, name: str) -> int | None:
         """Milliseconds since the last sign of life, None when there is none or the kernel does not tell."""
-        path = self.paths.multikernel / "instances" / name / "stats"
-        return parse_stats(_text(path)).get("heartbeat_age_ms")
+        return self.stats(name).get("heartbeat_age_ms")
+
+    def await_status(self, name: str, state: str, seconds: float) -> None:
+        """Until the state word of an instance is another one, or the time is up.
+
+        Only where the kernel tells how an instance ended, it also tells that its state has changed; elsewhere
+        this returns within a second, so that the caller looks.
+        """
+        path = self.paths.multikernel / "instances" / name
+        tells = (path / "exit_reason").exists()
+        try:
+            with (path / "status").open(encoding="utf-8") as file:
+                if file.read().strip() != state:
+                    return
+                poll = select.poll()
+                poll.register(file, select.POLLPRI | select.POLLERR)
+                poll.poll((seconds if tells else min(seconds, _LOOK)) * 1000)
+        except OSError:
+            return  # it is gone
 
     def transactions(self) -> set[int]:
         """Numbers of the overlay transactions since boot."""

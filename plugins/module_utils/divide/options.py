@@ -60,6 +60,7 @@ from .wish import (
     network_word,
     parse_cmdline,
     parse_count,
+    parse_delay,
     parse_devices,
     parse_host_cpus,
     parse_id,
@@ -70,6 +71,8 @@ from .wish import (
     parse_pool_cpus,
     parse_pool_memory,
     parse_seconds,
+    parse_starts,
+    parse_watchdog,
 )
 
 _TRUE = ("yes", "on", "1", "true", "y", "t")
@@ -150,7 +153,7 @@ class Option:
     options: tuple[Option, ...] = ()  # of a dictionary
     parse: Callable[[Any], Any] | None = None  # what it becomes; ValueError(*reasons)
     element: Callable[[Mapping[str, Any]], Any] = dict  # what each dictionary of a list becomes; as parse
-    part: str = "wish"  # of what it becomes a field: wish, manner; image, line: see request
+    part: str = "wish"  # of what it becomes a field: wish, manner, service, devices; image, line: see request
     displaces: tuple[str, ...] = ()  # options that something shared may say, and that this one replaces
     word: str = ""  # of the command line that says the same
     needs_kernel: bool = False  # it describes the image, and means nothing without one
@@ -174,6 +177,8 @@ class Option:
 
     def take(self, value: object) -> Any:
         """What a value becomes; ValueError(*reasons)."""
+        if value is False and "no" in self.choices:
+            value = "no"  # which YAML takes for something else
         found = _TYPES[self.type](value)
         if self.elements and self.options:
             found = _each(found, OptionGroup(*self.options), self.element)
@@ -447,7 +452,13 @@ INSTANCE = OptionGroup(
         "shares", "list", elements="dict", options=_SHARE, element=parse_share, part="devices", parse=tuple
     ),
     Option("console", part="line", parse=console_word, needs_kernel=True, word="console"),
-    Option("restart", choices=RESTARTS, default="always"),
+    Option("restart", choices=RESTARTS),
+    Option("restart_delay", "int", default=1, part="service", parse=parse_delay),
+    Option("restart_delay_max", "int", part="service", parse=parse_seconds),
+    Option("restart_steps", "int", default=5, part="service", parse=parse_starts),
+    Option("restart_limit", "int", default=5, part="service", parse=parse_starts),
+    Option("restart_interval", "int", default=600, part="service", parse=parse_delay),
+    Option("watchdog", "int", part="service", parse=parse_watchdog),
     Option("allow_restart", "bool", default=False),
     Option("force", "bool", default=False, part="manner"),
     Option("stop_timeout", "int", default=60, part="manner", parse=parse_seconds),
@@ -504,6 +515,15 @@ def device_changes(wish: InstanceWish, have: Instance, machine: Machine) -> list
     return [
         f"it has {', '.join(nodes) or 'no devices'} instead of {', '.join(wish.devices.nodes) or 'none'},"
         " which are given when an instance is created"
+    ]
+
+
+def service_options(given: Given) -> list[str]:
+    """Names of those that only a unit takes notice of, where they are not what goes without saying."""
+    return [
+        option.name
+        for option in INSTANCE
+        if option.part == "service" and given.values.get(option.name) not in (None, option.fallback)
     ]
 
 

@@ -26,7 +26,7 @@ from .options import (
     displaced,
     words_of,
 )
-from .wish import Image, InstanceWish, Manner, PoolWish, Wish, collect, length_reasons
+from .wish import Image, InstanceWish, Manner, PoolWish, Service, Wish, collect, length_reasons
 
 NAMELESS = "without a usable name"  # what messages call an instance then
 
@@ -38,6 +38,7 @@ class Request:
     pool: PoolWish | None = None
     instances: list[InstanceWish] = field(default_factory=list)
     manners: dict[str, Manner] = field(default_factory=dict)
+    services: dict[str, Service] = field(default_factory=dict)
     manner: Manner = field(default_factory=Manner)  # of instances that are pruned: what is said of all
     reasons: list[str] = field(default_factory=list)
     prune: bool = False
@@ -102,6 +103,9 @@ class Request:
         self.instances.append(wish)
         self.said_instances[wish.name] = given
         self.manners[wish.name] = Manner(**INSTANCE.part("manner", values))
+        service = Service(values.get("restart") or "no", **INSTANCE.part("service", values))
+        self.services[wish.name] = service
+        reasons += service.reasons
         self.reasons += [prefixed(prefix, reason) for reason in reasons]
 
     def _devices(

@@ -64,7 +64,7 @@ def stays_ended(wish: InstanceWish, current: Instance) -> bool:
     if wish.state != "started" or current.status != LOADED or wish.restart == "always" or not current.epoch:
         return False
     word = (current.exit_reason or "").partition(":")[0]
-    return wish.restart == "never" or word in ("clean", "forced")
+    return wish.restart == "no" or word in ("clean", "forced")
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,12 @@ FIRST_ID, LAST_ID = 1, 511
 LONGEST_CMDLINE = 2047  # COMMAND_LINE_SIZE of x86, less the end
 SMALLEST_MEMORY = 32 * MIB
 LONGEST_WAIT = 7 * 24 * 3600  # seconds
+SHORTEST_WATCHDOG = 5  # seconds; a spawned kernel gives a sign of life every second
+MOST_STARTS = 10000
 LABEL = "label."  # such words of a command line are labels; Linux takes them for those of an unknown module
 POLICIES = ("cores", "node", "spread", "cache")
 STATES = ("present", "loaded", "started", "stopped", "absent")
-RESTARTS = ("always", "on-failure", "never")
+RESTARTS = ("always", "on-failure", "no")
 WAITS = ("none", "agent", "heartbeat")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -111,6 +113,29 @@ class Manner:
 
 
 @dataclass(frozen=True)
+class Service:
+    """What systemd does with an instance that is declared, when it ends. Times are seconds."""
+
+    restart: str = "no"
+    restart_delay: int = 1
+    restart_delay_max: int | None = None  # None: it does not grow
+    restart_steps: int = 5
+    restart_limit: int = 5  # starts within the interval
+    restart_interval: int = 600  # 0: no limit
+    watchdog: int | None = None
+
+    @property
+    def reasons(self) -> list[str]:
+        """What its values have against each other."""
+        if self.restart_delay_max is None or self.restart_delay_max > self.restart_delay:
+            return []
+        return [
+            f"restart_delay_max: {self.restart_delay_max} is not more than restart_delay, which is"
+            f" {self.restart_delay}"
+        ]
+
+
+@dataclass(frozen=True)
 class Wish:
     """How a host is to be divided. Instances that are not named stay, or go when it is to be pruned."""
 
@@ -181,6 +206,26 @@ def parse_seconds(seconds: int) -> int:
     if seconds > LONGEST_WAIT:
         raise ValueError(f"{seconds} is too long: give at most {LONGEST_WAIT} seconds, a week")
     return seconds
+
+
+def parse_delay(seconds: int) -> int:
+    """Also none at all."""
+    return seconds if seconds == 0 else parse_seconds(seconds)
+
+
+def parse_starts(count: int) -> int:
+    if not 1 <= count <= MOST_STARTS:
+        raise ValueError(f"{count} is out of range: choose 1 to {MOST_STARTS}")
+    return count
+
+
+def parse_watchdog(seconds: int) -> int:
+    if seconds < SHORTEST_WATCHDOG:
+        raise ValueError(
+            f"{seconds} is too short: a kernel gives a sign of life every second, and some come late; give at"
+            f" least {SHORTEST_WATCHDOG} seconds"
+        )
+    return parse_seconds(seconds)
 
 
 def parse_lines(count: int) -> int:

@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..common.command import must
+from ..common.command import must, run
 from ..common.files import text_of
 from ..divide.converge import converge
-from ..divide.declared import declared, flattened
+from ..divide.declared import declared, declared_units, flattened
 from ..divide.kernelfs import KernelFs, Paths
-from ..divide.machine import ACTIVE
+from ..divide.machine import ACTIVE, Machine
 from ..divide.request import layout_request
+from ..divide.units import unit_of
 from .change import kerf_of
 from .output import complain, say
 
@@ -43,18 +44,15 @@ def boot(paths: Paths, stage: str, kerf: str | None) -> None:
     if stage == "reserve":
         reserved = {name: _only(one, _RESERVED) for name, one in instances.items()}
         _make({**_only(flat, _HOST), "instances": reserved}, paths, path)
+        _set_units(paths, flat, machine)
     elif stage == "adopt":
+        _set_units(paths, flat, machine)
         running = [name for name, one in machine.instances.items() if one.status == ACTIVE]
         _start_units([name for name in started if name in running])
     else:
         _start_units(started)
         others = {name: one for name, one in instances.items() if name not in started}
         _make({"instances": others}, paths, path)
-
-
-def unit_of(name: str) -> str:
-    """All that the name of an instance may have can stand in the name of a unit as it is."""
-    return f"mkops@{name}.service"
 
 
 def _only(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -73,9 +71,21 @@ def _make(layout: Mapping[str, Any], paths: Paths, kerf: str) -> None:
         say(step)
 
 
+def _set_units(paths: Paths, layout: Mapping[str, Any], machine: Machine) -> None:
+    """As tasks do it; somebody may have edited the file."""
+    units = declared_units(paths, layout, machine)
+    units.write()
+    for step in units.steps:
+        say(step)
+
+
 def _start_units(names: list[str]) -> None:
     """Nobody waits for them here: each has its own time, and its own result."""
     if names:
         units = [unit_of(name) for name in names]
+        # Those that were given up as well: this is no try of theirs.
+        states = run(["systemctl", "is-failed", *units], timeout=60).stdout.split()
+        if failed := [unit for unit, state in zip(units, states) if state == "failed"]:
+            must(["systemctl", "reset-failed", *failed], "have systemd start units again", timeout=60)
         must(["systemctl", "start", "--no-block", *units], "start the units of instances", timeout=60)
         say(f"started: {', '.join(units)}")

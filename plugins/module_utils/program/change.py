@@ -7,29 +7,30 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from ..common.command import run as command
 from ..common.errors import Failure, Refused
 from ..common.files import text_of
 from ..common.lock import TIMEOUT, host_lock
 from ..divide.converge import Make, Result, converge
-from ..divide.declared import declared
+from ..divide.declared import declared, declared_units
 from ..divide.image import Images, NoImages
 from ..divide.kernelfs import KernelFs, Paths
+from ..divide.kernellog import Halts, Records
 from ..divide.layoutfile import read_layout
-from ..divide.machine import ACTIVE, Machine, absence_reasons
+from ..divide.machine import ACTIVE, HOST_ID, Machine, absence_reasons
 from ..divide.request import Request, instance_request, layout_request
+from ..divide.units import STOPPED, Units, unit_of
 from ..divide.versions import DEFAULT_KERF
 from ..divide.wish import Manner
 from .output import complain, complain_of_all, notify, say
+from .watch import Watcher
 
-ENDED_BADLY = 4  # exit code of run
 _SLACK = TIMEOUT + 60  # seconds beside those for shutting down: to wait for the lock, to use force
-_LOOK = 1.0  # seconds between two looks at whether an instance still runs
 _ADOPTED = ("wait_for", "wait", "timeout")  # of what is declared, all that is about one that runs already
 
 
@@ -48,7 +49,10 @@ def apply(paths: Paths, file: Path | None, check: bool, kerf: str | None) -> Non
         lambda machine, images: layout_request(layout, machine, images),
         suppose=False,
     )
-    _report(result, text_of(path), check)
+    units = declared_units(paths, layout, result.machine) if file is None else None
+    if units and not check:
+        units.write()
+    _report(result, text_of(path), check, units)
 
 
 def kerf_of(layout: Mapping[str, Any], given: str | None) -> str:
@@ -57,12 +61,13 @@ def kerf_of(layout: Mapping[str, Any], given: str | None) -> str:
     return given or (named if isinstance(named, str) and named else DEFAULT_KERF)
 
 
-def _report(result: Result, called: str, check: bool) -> None:
+def _report(result: Result, called: str, check: bool, units: Units | None) -> None:
     for warning in result.warnings:
         complain(f"warning: {warning}")
-    for step in result.steps:
+    steps = [*result.steps, *(units.steps if units else [])]
+    for step in steps:
         say(f"would {step}" if check else step)
-    if not result.changed:
+    if not steps:
         say(f"nothing to do: the host is as {called} says")
     elif check:
         say("nothing was changed: this was a check")
@@ -80,20 +85,35 @@ def run(paths: Paths, name: str, kerf: str | None, service: bool = False) -> int
     """
     layout = declared(paths)
     path = kerf_of(layout, kerf)
-    with _signals():
+    with _signals(), closing(Records(paths)) as log:
         try:
+            if service and _is_to_rest(paths, name):
+                say(f"{name}: somebody has stopped it meanwhile, so it is not started again")
+                notify("READY=1")  # or it would have failed
+                return STOPPED
             result = converge(paths, path, False, _running(name, layout))
             for warning in result.warnings:
                 complain(f"warning: {warning}")
             say(f"{name}: {', '.join(result.actions) or 'is running already'}")
             notify("READY=1", f"STATUS={name} is running")
-            return _follow(KernelFs(paths), name)
+            instance_id = result.machine.instances[name].id if name in result.machine.instances else HOST_ID
+            return Watcher(paths, name, Halts(log, instance_id), service).follow()
         except Stopped:
             if not service:
                 say(f"{name}: it is left as it is")
                 return 0
     _stop(paths, name, path, layout)
     return 0
+
+
+def _is_to_rest(paths: Paths, name: str) -> bool:
+    """Whether somebody has stopped it while systemd was waiting to start it again."""
+    kernel = KernelFs(paths)
+    rest = kernel.notes.read(name).get("rest")
+    if rest is None or rest != kernel.epoch(name) or kernel.status(name) == ACTIVE:
+        return False
+    done = command(["systemctl", "show", "--property=NRestarts", "--value", unit_of(name)], timeout=60)
+    return done.stdout.strip() not in ("", "0")  # 0: not by itself
 
 
 def only(layout: Mapping[str, Any], name: str, **more: Any) -> dict[str, Any] | None:
@@ -122,7 +142,7 @@ def _running(name: str, layout: Mapping[str, Any]) -> Make:
             manner = _declared_manner(layout, name, machine)
             adopted = {key: getattr(manner, key) for key in _ADOPTED}
             return instance_request({"name": name, "state": "started", **adopted}, machine, images)
-        declared = only(layout, name, state="started")
+        declared = only(layout, name, state="started", restart="always")  # this is the wish to start it
         if declared is not None:
             return layout_request(declared, machine, images)
         request = instance_request({"name": name, "state": "started"}, machine, images)
@@ -138,27 +158,6 @@ def _declared_manner(layout: Mapping[str, Any], name: str, machine: Machine) -> 
     """How an instance is declared to be stopped and waited for; as ever when it is not."""
     declared = only(layout, name)
     return Manner() if declared is None else layout_request(declared, machine, NoImages()).manner_of(name)
-
-
-def _follow(kernel: KernelFs, name: str) -> int:
-    """Until it has ended."""
-    while True:
-        state = kernel.status(name)
-        if state == ACTIVE:
-            time.sleep(_LOOK)
-            continue
-        # A run that starts it anew holds the lock from its stop to its start.
-        with suppress(Failure), host_lock(kernel.paths.lock, restarting=True):
-            state = kernel.status(name)
-        if state == ACTIVE:
-            say(f"{name}: another run has started it anew")
-            continue
-        if state is None:
-            say(f"{name}: it was removed")
-            return 0
-        reason = kernel.exit_reason(name)
-        say(f"{name}: it is {state} ({reason or 'this kernel does not say why'})")
-        return 0 if (reason or "").partition(":")[0] in ("clean", "forced") else ENDED_BADLY
 
 
 @contextmanager
@@ -214,6 +213,14 @@ def _stop(
     for warning in result.warnings:
         complain(f"warning: {warning}")
     say(f"{name}: {'stopped' if result.changed else 'it is not running'}")
+
+
+def force_stop(paths: Paths, name: str, kerf: str) -> None:
+    """Whatever it does. That is no wish that it rests."""
+    kernel = KernelFs(paths)
+    _halt(kernel, kerf, _resting(name, {}, None, True))
+    kernel.notes.change(name, rest=None)
+    say(f"{name}: stopped")
 
 
 def _halt(kernel: KernelFs, kerf: str, make: Make) -> Result:

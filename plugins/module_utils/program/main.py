@@ -24,6 +24,9 @@ exit codes:
   2    the command line is wrong
   3    refused, with all reasons; nothing was changed
   4    run: the instance ended, neither cleanly nor because somebody stopped it
+  5    run --service: somebody stopped the instance
+  6    run --service: the instance wants to be restarted
+  7    run --service: somebody stopped the instance, which had failed
   130  interrupted
 
 See mkops(8) for more.
@@ -80,6 +83,10 @@ def parser(version: str) -> argparse.ArgumentParser:
     force.add_argument("--force", action="store_true", help="do not ask first; it cannot sync its disks")
     force.add_argument("--no-force", action="store_true", help="fail when it does not shut down")
     kerf(stop)
+
+    ended = command("ended", "what the unit of an instance does when its watcher has ended")
+    ended.add_argument("name", metavar="NAME", help="the instance")
+    kerf(ended)
 
     boot = command("boot", "take what this host keeps for its boot, as the units of systemd do")
     boot.add_argument(
@@ -165,6 +172,10 @@ def _run(args: argparse.Namespace, paths: Paths, version: str) -> int:
         from .devices import devices
 
         devices(paths, args.name)
+    elif args.command == "ended":
+        from .ended import ended
+
+        ended(paths, args.name, args.kerf)
     elif args.command == "boot":
         from .boot import boot
 

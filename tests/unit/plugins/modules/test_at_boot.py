@@ -12,13 +12,16 @@ import sys
 
 import pytest
 
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import Done
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import apply as _apply
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import declared as _declared
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import kerf as _kerf
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import planner as _planner
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide import units as _units
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import Paths
 from ansible_collections.mkops.multikernel.plugins.module_utils.program.main import main
 from ansible_collections.mkops.multikernel.plugins.modules import info, instance, layout, pool
+from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import MIB, POOL_BASE
 
 POOL = {"cpus": "2-3", "memory": "512M"}
 
@@ -86,7 +89,7 @@ def test_a_layout_is_kept_and_taken_away(host, file, run_module, red, kept):
     shared = {key: red[key] for key in ("kernel", "initrd", "memory")}
     wish = {
         "pool": POOL,
-        "defaults": {**shared, "state": "started", "cpu_policy": ["cores"], "restart": "always"},
+        "defaults": {**shared, "state": "started", "cpu_policy": ["cores"], "timeout": 60},
         "profiles": {"wired": {"network": red["network"]}},
         "instances": {"red": {"cpus": "2", "profile": "wired"}, "blue": {"state": "absent"}},
         "headroom": "128M",
@@ -162,6 +165,177 @@ def test_a_run_without_a_change_plans_nothing(host, file, run_module, red, monke
     assert not run_module(layout, host, pool=POOL, instances=[red], at_boot=True)["changed"]
     monkeypatch.setitem(sys.modules, _declared.__name__, None)  # nor is it read where nothing is said of it
     assert not run_module(layout, host, pool=POOL, instances=[red])["changed"]
+
+
+# What systemd is told
+
+
+HEAD = (
+    "# Follows from what is declared in /etc/mkops/layout.json: change it there, or add a drop-in of another"
+    " name.\n"
+)
+
+
+@pytest.fixture
+def settings(host):
+    return lambda name="red": host.root / f"etc/systemd/system/mkops@{name}.service.d/50-mkops.conf"
+
+
+@pytest.mark.parametrize(
+    ("options", "lines"),
+    [
+        (
+            {"restart": "always"},
+            "[Unit]\nStartLimitIntervalSec=600\nStartLimitBurst=5\n\n"
+            "[Service]\nRestart=always\nRestartForceExitStatus=6\nRestartSec=1\n",
+        ),
+        (
+            {
+                "restart": "on-failure",
+                "restart_delay": 0,
+                "restart_delay_max": "90",
+                "restart_steps": 3,
+                "restart_limit": 7,
+                "restart_interval": 0,
+                "watchdog": 30,
+            },
+            "[Unit]\nStartLimitIntervalSec=0\nStartLimitBurst=7\n\n"
+            "[Service]\nRestart=on-failure\nRestartForceExitStatus=6\nRestartSec=0\nRestartSteps=3\n"
+            "RestartMaxDelaySec=90\nWatchdogSec=30\n",
+        ),
+        ({"watchdog": 5}, "[Service]\nWatchdogSec=5\n"),
+        ({"restart": "no", "restart_delay": 9}, ""),
+        ({"restart_limit": 9}, ""),
+        ({}, ""),
+    ],
+)
+def test_what_systemd_does_follows_from_what_is_declared(
+    host, file, run_module, red, settings, options, lines
+):
+    run_module(pool, host, **POOL)
+    result = four_times(run_module, host, file, instance, at_boot=True, **red, **options)
+    assert (settings().read_text() if settings().exists() else "") == (HEAD + lines if lines else "")
+    if lines:
+        assert result["steps"][-1] == "at_boot"
+        assert result["diff"]["after"]["units"] == {"mkops@red.service": HEAD + lines}
+        assert result["diff"]["before"]["units"] == {}
+        # Somebody's hand is in it: the next task mends it, whatever it is about.
+        settings().write_text("[Service]\nRestart=no\n")
+        assert four_times(run_module, host, file, pool, at_boot=True, **POOL)["changed"]
+        assert settings().read_text() == HEAD + lines
+        (settings().parent / "mine.conf").touch()
+    four_times(run_module, host, file, instance, at_boot=True, **red)
+    assert not settings().exists()
+    if lines:
+        assert (settings().parent / "mine.conf").exists()
+        (settings().parent / "mine.conf").unlink()
+        four_times(run_module, host, file, instance, at_boot=True, **red, **options)
+    result = four_times(
+        run_module, host, file, instance, name="red", state="absent", force=True, at_boot=True
+    )
+    assert not settings().parent.exists() or not lines
+
+
+def test_all_that_is_declared_has_its_settings(host, file, run_module, red, settings, kept):
+    wish = {
+        "defaults": {"restart": False, "watchdog": 9},
+        "instances": {"red": {**kept, "restart": "always"}},
+    }
+    blue = {**kept, "cpus": "3"}
+    four_times(run_module, host, file, layout, pool=POOL, at_boot=True, **wish)
+    four_times(run_module, host, file, layout, at_boot=True, instances={"blue": blue})
+    assert (settings().exists(), settings("blue").exists()) == (True, False)
+    four_times(run_module, host, file, layout, instances={"blue": {**blue, "watchdog": 9}}, at_boot=True)
+    four_times(run_module, host, file, layout, instances={"blue": blue}, at_boot=True, prune=True)
+    assert (settings().exists(), settings("blue").exists(), list(read(file)["instances"])) == (
+        *(False, False),
+        ["blue"],
+    )
+
+
+def test_systemd_reads_it_again_and_says_what_it_cannot_do(
+    host, file, run_module, red, settings, monkeypatch
+):
+    calls = []
+    monkeypatch.setattr(_units, "must", lambda argv, _purpose, **_manner: calls.append(argv))
+    monkeypatch.setattr(_units, "run", lambda argv, **_manner: Done(tuple(argv), 0, "systemd 252 (252.38)\n"))
+    run_module(pool, host, **POOL)
+    (host.root / "run/systemd/system").mkdir(parents=True)
+    wish = {**red, "restart": "always", "restart_delay_max": 60}
+    told = four_times(run_module, host, file, instance, at_boot=True, **wish)["warnings"]
+    assert told == [
+        "restart_delay_max of red has no effect here: it needs systemd 254, and this is 252. The delay stays"
+        " as restart_delay says"
+    ]
+    assert calls == [["systemctl", "daemon-reload"]]
+    monkeypatch.setattr(_units, "run", lambda argv, **_manner: Done(tuple(argv), 0, "systemd 257 (257)\n"))
+    assert "warnings" not in run_module(instance, host, at_boot=True, **wish)
+    monkeypatch.setattr(_units, "run", lambda argv, **_manner: Done(tuple(argv), 1, ""))
+    assert "warnings" not in run_module(instance, host, at_boot=True, **wish)
+
+
+def test_settings_without_at_boot_are_said_to_have_no_effect(host, file, run_module, red, settings):
+    run_module(pool, host, **POOL)
+    result = four_times(run_module, host, file, instance, restart_limit=2, watchdog=30, **red)
+    assert result["warnings"] == [
+        "restart_limit, watchdog of instance red has an effect only with at_boot: true, which has systemd"
+        " watch it"
+    ]
+    assert not settings().exists()
+    assert "warnings" not in four_times(run_module, host, file, instance, at_boot=False, watchdog=30, **red)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"restart": "sometimes"}, "'sometimes' is not one of always, on-failure, no"),
+        ({"restart": True}, "true is not a string"),
+        ({"restart_delay": -1}, "restart_delay: -1 is too short"),
+        ({"restart_delay": 10**7}, "restart_delay: 10000000 is too long"),
+        ({"restart_delay_max": 0}, "restart_delay_max: 0 is too short"),
+        ({"restart_delay": 60, "restart_delay_max": 60}, "60 is not more than restart_delay, which is 60"),
+        ({"restart_steps": 0}, "restart_steps: 0 is out of range"),
+        ({"restart_limit": 10**6}, "restart_limit: 1000000 is out of range"),
+        ({"restart_interval": "1h"}, "restart_interval: '1h' is not a whole number"),
+        ({"watchdog": 4}, "watchdog: 4 is too short"),
+        ({"watchdog": "5\nExecStart=/x"}, "is not a whole number"),
+    ],
+)
+def test_settings_that_make_no_sense(host, file, run_module, kept, settings, options, words):
+    run_module(pool, host, **POOL)
+    before = host.snapshot()
+    for place in (
+        {"instances": {"red": {**kept, **options}}},
+        {"instances": {"red": kept}, "defaults": options},
+    ):
+        result = run_module(layout, host, at_boot=True, **place)
+        assert any(words in reason for reason in result["reasons"]), result
+    assert (host.snapshot(), file.exists(), settings().exists()) == (before, False, False)
+
+
+def test_settings_that_cannot_be_written(host, file, run_module, red, settings):
+    run_module(pool, host, **POOL)
+    settings().parent.parent.mkdir(parents=True)
+    settings().parent.write_text("")
+    result = run_module(instance, host, at_boot=True, restart="always", **red)
+    assert "50-mkops.conf cannot be changed" in result["msg"]
+    assert (result["changed"], file.exists()) == (True, False)  # so that the next run goes on
+    settings().parent.unlink()
+    assert run_module(instance, host, at_boot=True, restart="always", **red)["steps"] == ["at_boot"]
+
+
+def test_settings_are_what_a_file_says(host, file, run_module, red, settings):
+    """Not a link to somewhere else."""
+    run_module(pool, host, **POOL)
+    settings().mkdir(parents=True)
+    result = run_module(instance, host, at_boot=True, restart="always", **red)
+    assert "50-mkops.conf cannot be changed" in result["msg"]
+
+
+def test_a_kernel_that_tells_no_heartbeats_has_no_watchdog(make_host, run_module, red):
+    host = make_host(series="upstream", pool_cpus=[4, 6], chunks=[(POOL_BASE, 512 * MIB, 0)])
+    result = run_module(instance, host, watchdog=30, at_boot=True, **red)
+    assert "watchdog of instance red needs a kernel that reports the heartbeats" in result["reasons"][0]
 
 
 # What is written by hand

@@ -492,7 +492,7 @@ def test_dhcp_names_its_device_where_the_kernel_looks_for_it(pooled, run_module,
         ("on-failure", "forced", []),
         ("on-failure", "panic: oops", ["start"]),
         ("on-failure", "lost", ["start"]),
-        ("never", "panic: oops", []),
+        ("no", "panic: oops", []),
     ],
 )
 def test_restart(pooled, run_module, wish, restart, ended, steps):
@@ -508,8 +508,8 @@ def test_restart(pooled, run_module, wish, restart, ended, steps):
 
 def test_restart_policies_need_to_know_the_end(make_host, run_module, wish):
     host = make_host(series="upstream", pool_cpus=[4, 6], chunks=[(POOL_BASE, 512 * MIB, 0)])
-    result = run_module(instance, host, state="started", restart="never", **wish)
-    assert "restart: never for instance web needs a kernel that tells how an instance ended" in result["msg"]
+    result = run_module(instance, host, state="started", restart="no", **wish)
+    assert "restart: no for instance web needs a kernel that tells how an instance ended" in result["msg"]
 
 
 # Provenance

@@ -418,7 +418,7 @@ def test_a_host_that_is_not_prepared_yet(make_host, run_module, wish):
         host,
         _check=True,
         pool={"cpus": "2-3", "memory": "1G"},
-        instances=[{**wish, "restart": "never"}],
+        instances=[{**wish, "restart": "no"}],
     )
     assert not result.get("failed")
     assert [step.partition(":")[0] for step in result["steps"]] == [

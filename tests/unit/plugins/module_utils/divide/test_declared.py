@@ -39,7 +39,12 @@ OPTIONS = {
     "labels": st.dictionaries(st.sampled_from("ab"), st.sampled_from(["x", 1])),
     "network": st.sampled_from([{"address": "dhcp"}, {"address": "10.0.0.2", "gateway": None}]),
     "console": st.just("mktty0"),
-    "restart": st.sampled_from(["always", "never"]),
+    "restart": st.sampled_from(["always", "no", False]),
+    "restart_delay": st.sampled_from([0, "7", 60]),
+    "restart_delay_max": st.sampled_from([60, 90]),
+    "restart_limit": st.integers(1, 9),
+    "restart_interval": st.sampled_from([0, 600]),
+    "watchdog": st.sampled_from([5, "30"]),
     "allow_restart": st.sampled_from([True, False, "yes"]),
     "force": st.booleans(),
     "stop_timeout": st.sampled_from([60, "7"]),
@@ -81,7 +86,7 @@ def meaning(layout, machine):
     )
     pool = request.pool and replace(request.pool, said=frozenset())
     wish = replace(request.wish, pool=pool, instances=tuple(instances))
-    return request.reasons + wish_reasons(wish), wish, request.manners
+    return request.reasons + wish_reasons(wish), wish, (request.manners, request.services)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
@@ -110,7 +115,7 @@ def test_a_task_that_is_run_again_changes_nothing(machine, layout, tmp_path):
         first.write()
         assert declared(paths) == json.loads(text(first.after))
         again = change(paths, layout_request(asked, machine, NoImages()), machine, "/kerf")
-        assert (again.step, again.before) == ("", first.after)
+        assert (again.steps, again.before) == ([], first.after)
     assert not paths.layout.exists()
 
 

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.common import lock as _lock
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import Done
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.wish import name_reasons
 from ansible_collections.mkops.multikernel.plugins.module_utils.program import boot, main
 
@@ -30,6 +31,7 @@ def started(monkeypatch):
     """The units that systemd was asked to start."""
     calls = []
     monkeypatch.setattr(boot, "must", lambda argv, _purpose, **_manner: calls.append(argv))
+    monkeypatch.setattr(boot, "run", lambda argv, **_manner: Done((), 1, "inactive\n" * (len(argv) - 2)))
     return calls
 
 
@@ -53,6 +55,41 @@ def test_a_boot(host, mkops, declare, layout, started):
     mkops("apply")
     assert mkops("boot", "adopt").rc == 0
     assert started[1:] == [["systemctl", "start", "--no-block", "mkops@red.service"]]
+
+
+def test_one_that_was_given_up_is_watched_again_once_it_runs(
+    host, mkops, declare, layout, started, monkeypatch
+):
+    layout["instances"]["blue"]["state"] = "started"
+    declare()
+    mkops("apply")
+    monkeypatch.setattr(boot, "run", lambda _argv, **_manner: Done((), 0, "inactive\nfailed\n"))
+    assert mkops("boot", "adopt").rc == 0
+    assert started == [
+        ["systemctl", "reset-failed", "mkops@blue.service"],
+        ["systemctl", "start", "--no-block", "mkops@red.service", "mkops@blue.service"],
+    ]
+
+
+def test_what_was_edited_by_hand_is_told_systemd(host, mkops, declare, layout, started):
+    """By tasks, at boot, when the file changes, and by mkops apply: all of them say the same."""
+    settings = host.root / "etc/systemd/system/mkops@red.service.d/50-mkops.conf"
+    layout["instances"]["red"]["watchdog"] = 9
+    for number, words in enumerate([("boot", "reserve"), ("boot", "adopt"), ("apply",)]):
+        layout["instances"]["red"]["watchdog"] += 1
+        declare()
+        assert mkops("apply", "--check").out.count("would set what systemd does with mkops@red") == 1
+        assert not settings.exists() or f"WatchdogSec={9 + number}\n" in settings.read_text()
+        said = mkops(*words)
+        assert (said.rc, said.err) == (0, "")
+        assert "set what systemd does with mkops@red.service: " in said.out
+        assert f"WatchdogSec={10 + number}\n" in settings.read_text()
+        assert "set what" not in mkops(*words).out
+    assert "nothing to do" in mkops("apply").out
+    del layout["instances"]["red"]["watchdog"]
+    declare()
+    assert "remove what systemd does with mkops@red.service: " in mkops("apply").out
+    assert not settings.parent.exists()
 
 
 @pytest.mark.parametrize("stage", boot.STAGES)

@@ -11,7 +11,8 @@ import threading
 
 import pytest
 
-from ansible_collections.mkops.multikernel.plugins.module_utils.program import change
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFs
+from ansible_collections.mkops.multikernel.plugins.module_utils.program import change, watch
 from ansible_collections.mkops.multikernel.plugins.modules import layout as _layout
 
 
@@ -142,7 +143,8 @@ def ends(host, monkeypatch):
     """How red ends, a moment after it was started."""
 
     def ends(reason):
-        monkeypatch.setattr(change.time, "sleep", lambda _seconds: ending(host, "red", reason=reason))
+        monkeypatch.setattr(KernelFs, "await_status", lambda *_how: ending(host, "red", reason=reason))
+        monkeypatch.setattr(watch, "_LATE", 0)
 
     return ends
 
@@ -201,11 +203,11 @@ def test_one_that_is_removed(host, mkops, declare, monkeypatch):
     declare()
     mkops("apply")
 
-    def removed(_seconds):
+    def removed(*_how):
         host.instances.pop("red")
         host.sync()
 
-    monkeypatch.setattr(change.time, "sleep", removed)
+    monkeypatch.setattr(KernelFs, "await_status", removed)
     said = mkops("run", "red")
     assert (said.rc, said.out.splitlines()[-1]) == (0, "red: it was removed")
 
@@ -216,7 +218,7 @@ def test_one_that_a_task_starts_anew_is_still_watched(host, mkops, declare, monk
     mkops("apply")
     looks = iter(["loaded", "loaded"])
 
-    def look(_seconds):
+    def look(*_how):
         ending(host, "red", next(looks), "clean")
 
     locks = []
@@ -228,8 +230,9 @@ def test_one_that_a_task_starts_anew_is_still_watched(host, mkops, declare, monk
             ending(host, "red", "active")
         yield
 
-    monkeypatch.setattr(change.time, "sleep", look)
-    monkeypatch.setattr(change, "host_lock", host_lock)
+    monkeypatch.setattr(KernelFs, "await_status", look)
+    monkeypatch.setattr(watch, "host_lock", host_lock)
+    monkeypatch.setattr(watch, "_LATE", 0)
     said = mkops("run", "red")
     assert said.rc == 0
     assert said.out.splitlines()[1:] == [

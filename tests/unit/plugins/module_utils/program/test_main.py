@@ -23,7 +23,7 @@ from ansible_collections.mkops.multikernel.tests.unit.roles.test_scripts import 
 TOP = Path(__file__).resolve().parents[5]
 MANUAL = TOP / "roles/host/files/mkops.8"
 MAKE = load_program(TOP / "roles/host/files/make_program.py")
-COMMANDS = ("apply", "status", "run", "stop", "boot", "devices", "metrics", "console")
+COMMANDS = ("apply", "status", "run", "stop", "boot", "devices", "metrics", "console", "ended")
 
 
 def interpreters():

@@ -27,8 +27,21 @@ at=$ROOT/sys/fs/multikernel/instances/$2
 echo "$*" >>$ROOT/calls
 case $1 in
 --version) echo "kerf, version 0.4.0" ;;
-start) echo none >$at/exit_reason; echo $(($(cat $at/epoch) + 1)) >$at/epoch; echo active >$at/status ;;
-kill) echo "clean: power off" >$at/exit_reason; echo loaded >$at/status ;;
+start)
+    echo none >$at/exit_reason
+    echo $(($(cat $at/epoch) + 1)) >$at/epoch
+    echo "heartbeat_age_ms 300" >$at/stats
+    echo "6,1,1,-;multikernel: Multikernel instance 1 is now active" >>$ROOT/dev/kmsg
+    echo active >$at/status
+    ;;
+kill)
+    case $3 in
+    --force) echo forced >$at/exit_reason ;;
+    *) echo "clean: power off" >$at/exit_reason
+       echo "6,1,1,-;multikernel: Multikernel instance 1 halted (graceful)" >>$ROOT/dev/kmsg ;;
+    esac
+    echo loaded >$at/status
+    ;;
 esac
 """
 MKOPS = """\
@@ -67,6 +80,32 @@ class Host:
             time.sleep(0.1)
         return False
 
+    def declare(self, **options):
+        """As a task keeps it, and mkops apply tells systemd."""
+        self.declared = {"state": "started", "cpus": 2, "memory": "128M", **options}
+        path = self.root / "etc/mkops/layout.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name("new").write_text(json.dumps({"instances": {NAME: self.declared}}))
+        path.with_name("new").chmod(0o600)
+        path.with_name("new").replace(path)
+        assert self.ctl("start", "mkops-adopt.service")["rc"] == 0, self.ctl("status", "mkops-adopt.service")
+
+    def ends(self, reason, state="loaded"):
+        """As a kernel does by itself."""
+        (self.file / "exit_reason").write_text(reason)
+        (self.file / "status").write_text(f"{state}\n")
+
+    def is_silent(self, seconds=99):
+        (self.file / "stats").write_text(f"heartbeat_age_ms {seconds * 1000}\n")
+
+    def until(self, condition, seconds=60):
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.1)
+        return True
+
     @property
     def file(self):
         return self.root / f"sys/fs/multikernel/instances/{NAME}"
@@ -88,6 +127,7 @@ def served(make_host, tmp_path):
         instances={NAME: FakeInstance(1, [4], POOL_BASE, 128 * MIB, "loaded", "console=mktty0")},
     )
     (host.root / "calls").touch()
+    (host.root / "run/systemd/system").mkdir(parents=True)
     make = load_program(TOP / "roles/host/files/make_program.py")
     program = make.keep(make.program(TOP), tmp_path, "1")
     kerf, mkops = tmp_path / "kerf", tmp_path / "mkops"
@@ -100,6 +140,8 @@ def served(make_host, tmp_path):
     for path in (kerf, mkops, systemctl):
         path.chmod(0o755)
     (tmp_path / "units").mkdir()
+    (host.root / "etc/systemd").mkdir(parents=True)
+    (host.root / "etc/systemd/system").symlink_to(tmp_path / "units")
     for path in UNITS.iterdir():
         text = path.read_text().replace("/usr/local/sbin/mkops", str(mkops))
         for there in ("/etc/mkops/layout.json", "/sys/fs/multikernel"):
@@ -119,7 +161,8 @@ def served(make_host, tmp_path):
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    if not json.loads(process.stdout.readline() or '{"ready": false}')["ready"]:
+    begun = json.loads(process.stdout.readline() or '{"ready": false, "groups": []}')
+    if not begun["ready"]:
         process.kill()
         said = log.read_text()
         # A container may not give it control groups.
@@ -128,6 +171,7 @@ def served(make_host, tmp_path):
     process.stdin.close()
     process.kill()
     process.wait()
+    systemd_user.remove_groups(begun["groups"])
 
 
 def test_an_instance_is_a_service(served):
@@ -154,15 +198,15 @@ def test_who_watches_can_be_killed_and_the_instance_goes_on(served):
 
 
 @pytest.mark.parametrize(
-    ("reason", "state", "code"),
-    [("panic: oh", "failed", "4"), ("clean: power off", "inactive", "0"), ("forced", "inactive", "0")],
+    ("reason", "state"), [("panic: oh", "failed"), ("clean: power off", "inactive"), ("forced", "inactive")]
 )
-def test_how_it_ends_is_how_its_unit_ends(served, reason, state, code):
+def test_how_it_ends_is_how_its_unit_ends(served, reason, state):
     assert served.ctl("start", f"mkops@{NAME}")["rc"] == 0
     (served.file / "exit_reason").write_text(reason)
     (served.file / "status").write_text("loaded\n")
     assert served.becomes(state), served.ctl("status", f"mkops@{NAME}")["out"]
-    assert served.unit("ExecMainStatus") == (code,)
+    if state == "failed":  # systemd forgets what has ended well
+        assert served.unit("ExecMainStatus") == ("4",)
     assert served.changes == [f"start {NAME}"]
 
 
@@ -190,3 +234,162 @@ def test_one_that_a_task_starts_and_declares_is_watched_at_once(served):
 def test_an_instance_that_there_is_not(served):
     assert served.ctl("start", "mkops@other")["rc"] == 1
     assert served.unit("ActiveState", "ExecMainStatus", name="mkops@other") == ("failed", "3")
+
+
+# What becomes of an instance that has ended
+
+
+def test_what_fails_is_started_again_until_it_is_given_up(served):
+    served.declare(restart="on-failure", restart_delay=0, restart_limit=3)
+    assert served.ctl("start", f"mkops@{NAME}")["rc"] == 0
+    for number in (2, 3):
+        served.ends("panic: oh")
+        assert served.until(lambda: served.unit("NRestarts", "ActiveState") == (str(number - 1), "active"))  # noqa: B023
+        assert (served.changes, served.state) == ([f"start {NAME}"] * number, "active")
+    served.ends("panic: oh")
+    assert served.becomes("failed")
+    assert served.changes == [f"start {NAME}"] * 3
+    assert served.ctl("start", f"mkops@{NAME}")["rc"] == 1  # systemd keeps to it
+    # Who starts it by hand has it watched all the same.
+    (served.file / "status").write_text("active\n")
+    served.declare(restart="on-failure", restart_limit=3)
+    assert served.becomes("active")
+
+
+@pytest.mark.parametrize(
+    ("restart", "reason", "again"),
+    [
+        ("on-failure", "clean: power off", False),
+        ("on-failure", "clean: restart", True),
+        ("always", "clean: power off", True),
+        ("always", "forced", False),
+        ("always", "lost", False),
+        ("no", "clean: restart", False),
+    ],
+)
+def test_who_is_started_again(served, restart, reason, again):
+    served.declare(restart=restart, restart_delay=0)
+    assert served.ctl("start", f"mkops@{NAME}")["rc"] == 0
+    served.ends(reason)
+    if again:
+        assert served.until(lambda: served.changes == [f"start {NAME}"] * 2)
+        assert served.becomes("active")
+    else:
+        assert served.becomes("failed" if reason == "lost" else "inactive")
+        time.sleep(1)
+        assert (served.changes, served.state) == ([f"start {NAME}"], "loaded")
+
+
+@pytest.mark.parametrize("hand", ["systemctl", "kerf", "mkops"])
+def test_what_somebody_stops_stays_stopped(served, hand, tmp_path):
+    served.declare(restart="always", restart_delay=0)
+    assert served.ctl("start", f"mkops@{NAME}")["rc"] == 0
+    if hand == "systemctl":
+        assert served.ctl("stop", f"mkops@{NAME}")["rc"] == 0
+    else:
+        words = ["kill"] if hand == "kerf" else ["stop"]
+        subprocess.run([tmp_path / hand, *words, NAME], check=True, capture_output=True)
+    assert served.becomes("inactive")
+    time.sleep(1)
+    assert served.unit("ActiveState", "Result") == ("inactive", "success")
+    assert (served.changes, served.state) == ([f"start {NAME}", f"kill {NAME}"], "loaded")
+
+
+def test_what_somebody_stops_before_it_is_started_again(served, tmp_path):
+    served.declare(restart="always", restart_delay=3)
+    assert served.ctl("start", f"mkops@{NAME}")["rc"] == 0
+    served.ends("panic: oh")
+    assert served.until(lambda: served.unit("SubState") == ("auto-restart",))
+    subprocess.run([tmp_path / "mkops", "stop", NAME], check=True, capture_output=True)
+    assert served.becomes("inactive")
+    assert (served.changes, served.state) == ([f"start {NAME}"], "loaded")
+    assert served.ctl("start", f"mkops@{NAME}")["rc"] == 0  # but who wants it, has it
+    assert served.changes == [f"start {NAME}"] * 2
+
+
+def test_a_kernel_without_a_sign_of_life_is_stopped_and_started_again(served):
+    served.declare(restart="on-failure", restart_delay=0, watchdog=5)
+    assert served.ctl("start", f"mkops@{NAME}")["rc"] == 0
+    begun = time.monotonic()
+    served.is_silent(4)
+    (served.file / "stats").write_text("heartbeat_age_ms 4000\n")
+    time.sleep(2)
+    assert served.unit("ActiveState", "NRestarts") == ("active", "0")
+    served.is_silent()
+    assert served.until(lambda: served.unit("NRestarts") == ("1",))
+    assert time.monotonic() - begun < 15
+    assert served.becomes("active")
+    assert served.changes == [f"start {NAME}", f"kill {NAME} --force", f"start {NAME}"]
+
+
+def test_without_a_policy_it_is_stopped_and_has_failed(served):
+    served.declare(watchdog=5)
+    assert served.ctl("start", f"mkops@{NAME}")["rc"] == 0
+    served.is_silent()
+    assert served.becomes("failed")
+    assert served.unit("Result") == ("watchdog",)
+    assert served.changes == [f"start {NAME}", f"kill {NAME} --force"]
+
+
+@pytest.mark.parametrize("policy", ["no", "on-failure"])
+def test_a_watcher_that_is_stuck_takes_no_kernel_with_it(served, policy):
+    served.declare(restart=policy, restart_delay=0, watchdog=5)
+    assert served.ctl("start", f"mkops@{NAME}")["rc"] == 0
+    served.ctl("kill", "--signal=STOP", f"mkops@{NAME}")
+    if policy == "no":
+        assert served.becomes("failed")
+        assert served.unit("Result") == ("watchdog",)
+    else:
+        assert served.until(lambda: served.unit("NRestarts", "ActiveState") == ("1", "active"))
+    assert (served.changes, served.state) == ([f"start {NAME}"], "active")
+
+
+def test_a_watcher_that_is_killed_is_back_at_once(served):
+    served.declare(restart="on-failure", restart_delay=0, watchdog=30)
+    assert served.ctl("start", f"mkops@{NAME}")["rc"] == 0
+    served.ctl("kill", "--signal=KILL", f"mkops@{NAME}")
+    assert served.until(lambda: served.unit("NRestarts", "ActiveState") == ("1", "active"))
+    assert (served.changes, served.state) == ([f"start {NAME}"], "active")
+
+
+def test_a_hang_that_nobody_has_watched(served):
+    """The watcher was killed, and the kernel hangs: the next one finds it so."""
+    served.declare(restart="on-failure", restart_delay=0, watchdog=5)
+    assert served.ctl("start", f"mkops@{NAME}")["rc"] == 0
+    served.is_silent()
+    served.ctl("kill", "--signal=KILL", f"mkops@{NAME}")
+    assert served.until(lambda: served.changes[1:] == [f"kill {NAME} --force", f"start {NAME}"])
+    assert served.becomes("active")
+
+
+def test_a_watchdog_that_is_declared_later_holds_at_once(served):
+    assert served.ctl("start", f"mkops@{NAME}")["rc"] == 0
+    served.declare(watchdog=5, restart="on-failure")
+    served.is_silent()
+    assert served.until(lambda: served.unit("NRestarts") == ("1",))
+    assert served.becomes("active")
+    served.declare(restart="on-failure")
+    time.sleep(4)  # by then its watcher has seen it
+    served.is_silent()
+    time.sleep(12)
+    assert served.unit("NRestarts", "ActiveState") == ("1", "active")
+
+
+def test_stopping_takes_the_time_that_it_takes(served):
+    """The watchdog is for what runs."""
+    served.declare(watchdog=5, restart="always", stop_timeout=20)
+    assert served.ctl("start", f"mkops@{NAME}")["rc"] == 0
+    kerf = served.root.parent / "kerf"
+    kerf.write_text(kerf.read_text().replace("kill)\n", "kill) sleep 9\n"))
+    assert served.ctl("stop", f"mkops@{NAME}")["rc"] == 0
+    assert served.unit("ActiveState", "Result") == ("inactive", "success")
+    assert served.changes == [f"start {NAME}", f"kill {NAME}"]
+
+
+def test_one_that_does_not_get_ready_is_started_anew(served):
+    served.declare(restart="on-failure", restart_delay=0, restart_limit=2, wait="heartbeat", timeout=2)
+    kerf = served.root.parent / "kerf"
+    kerf.write_text(kerf.read_text().replace("heartbeat_age_ms 300", "restarts 1"))
+    assert served.ctl("start", f"mkops@{NAME}")["rc"] == 1
+    assert served.becomes("failed")
+    assert served.changes == [f"start {NAME}", f"kill {NAME} --force"] * 2
