@@ -109,6 +109,11 @@ class Paths:
         """Of systemd, those of this host: see units."""
         return self.at("/etc/systemd/system")
 
+    @property
+    def consoles(self) -> Path:
+        """Of ours, how much of each is in the journal."""
+        return self.at("/run/mkops/consoles")
+
     def record(self, name: str) -> Path:
         """kerf's note of what it loaded."""
         return self.at(f"/var/lib/kerf/instances/{name}.json")
@@ -296,6 +301,15 @@ class KernelFs:
         """The state word of an instance, None when there is no such instance."""
         return _text(self.paths.multikernel / "instances" / name / "status").strip() or None
 
+    def id(self, name: str) -> int | None:
+        """The number of an instance, None when there is no such instance."""
+        text = _text(self.paths.multikernel / "instances" / name / "id").strip()
+        return int(text) if text else None
+
+    def tells(self, name: str) -> bool:
+        """Whether the kernel tells how an instance ended, when its state changes, and keeps its console."""
+        return (self.paths.multikernel / "instances" / name / "exit_reason").exists()
+
     def epoch(self, name: str) -> int | None:
         """How often an instance was started, None when the kernel does not tell."""
         text = _text(self.paths.multikernel / "instances" / name / "epoch").strip()
@@ -321,7 +335,7 @@ class KernelFs:
         this returns within a second, so that the caller looks.
         """
         path = self.paths.multikernel / "instances" / name
-        tells = (path / "exit_reason").exists()
+        tells = self.tells(name)
         try:
             with (path / "status").open(encoding="utf-8") as file:
                 if file.read().strip() != state:

@@ -28,6 +28,7 @@ from ..divide.units import STOPPED, Units, unit_of
 from ..divide.versions import DEFAULT_KERF
 from ..divide.wish import Manner
 from .output import complain, complain_of_all, notify, say
+from .record import Recorder
 from .watch import Watcher
 
 _SLACK = TIMEOUT + 60  # seconds beside those for shutting down: to wait for the lock, to use force
@@ -81,8 +82,13 @@ def run(paths: Paths, name: str, kerf: str | None, service: bool = False) -> int
 
     One that runs already is left as it is. Otherwise it is made, loaded and started as the host's declared
     layout says; one that is not declared there is started as it is loaded. service: a unit of systemd, whose
-    end is the instance's as well; systemd is told when the instance is ready.
+    end is the instance's as well; systemd is told when the instance is ready, and its console is recorded.
     """
+    with Recorder(paths, name) if service else nullcontext():
+        return _run(paths, name, kerf, service)
+
+
+def _run(paths: Paths, name: str, kerf: str | None, service: bool) -> int:
     layout = declared(paths)
     path = kerf_of(layout, kerf)
     with _signals(), closing(Records(paths)) as log:

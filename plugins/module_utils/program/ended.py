@@ -20,6 +20,7 @@ from ..divide.machine import ACTIVE
 from ..divide.ready import ALIVE
 from .change import force_stop, kerf_of
 from .output import say
+from .record import record_rest
 from .watch import Patience, patience
 
 _UNDECLARED = Patience(10)  # seconds; of a watchdog that somebody has told systemd alone
@@ -28,7 +29,10 @@ _FAILED = "1"  # exit code of a watcher: something has failed
 
 
 def ended(paths: Paths, name: str, kerf: str | None) -> None:
-    """Stop a kernel that is not alive, or that did not get ready and is to be started again."""
+    """Stop a kernel that is not alive, or that did not get ready and is to be started again.
+
+    What it has said last, comes into the journal.
+    """
     os.environ.pop("NOTIFY_SOCKET", None)  # that is the watcher's
     kernel = KernelFs(paths)
     why = _verdict(paths, kernel, name) if kernel.status(name) == ACTIVE else ""
@@ -40,6 +44,7 @@ def ended(paths: Paths, name: str, kerf: str | None) -> None:
         except Refused as refused:
             say(f"{name}: what is declared cannot be read: {'; '.join(refused.reasons)}")
         force_stop(paths, name, kerf_of(layout, kerf))
+    record_rest(paths, name)
 
 
 def _verdict(paths: Paths, kernel: KernelFs, name: str) -> str:

@@ -139,8 +139,8 @@ class Watcher:
     def _read_layout(self) -> None:
         """Again, when it has changed: what is declared holds from then on."""
         try:
-            found = os.stat(self._paths.layout)
-            layout: Any = (found.st_ino, found.st_mtime_ns, found.st_size)
+            file = os.stat(self._paths.layout)
+            layout: Any = (file.st_ino, file.st_mtime_ns, file.st_size)
         except OSError:
             layout = None
         if layout == self._layout:
