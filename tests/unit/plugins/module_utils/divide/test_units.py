@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What cannot be found out about systemd. What it is told: modules/test_at_boot.py, and by what: program/test_units.py."""
+"""What cannot be found out about systemd. What it is told: modules/test_at_boot.py, program/test_units.py."""
 
 from __future__ import annotations
 
