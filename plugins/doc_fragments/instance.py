@@ -227,6 +227,30 @@ options:
         tells of signs of life.
     type: int
     version_added: 0.2.0
+  crash_keep:
+    description:
+      - Of how many crashes evidence is kept on the host, in C(/var/lib/mkops/crashes/NAME), for root alone.
+        The oldest goes first.
+      - Its console, what the host's kernel said, how it ended, its numbers and what it was started with are
+        kept before it is started again, of an instance that has a unit, with C(at_boot=true).
+    type: int
+    default: 10
+    version_added: 0.2.0
+  crash_size:
+    description:
+      - What all evidence of an instance may take on the disk. The newest stays in any case, without
+        the memory if that is too large.
+    type: str
+    default: 1G
+    version_added: 0.2.0
+  crash_memory:
+    description:
+      - Whether the memory of the kernel that crashed is kept as well, as an ELF core, or by C(makedumpfile)
+        where the host has it. It may contain secrets.
+      - Needs a kernel of the host that gives it; where it does not, that is told with the crash.
+    type: bool
+    default: false
+    version_added: 0.2.0
   allow_restart:
     description: Stop and start a running instance when a change needs it, as with
       another O(kernel), O(initrd) or O(cmdline).

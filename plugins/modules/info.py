@@ -228,11 +228,59 @@ at_boot:
     reasons: []
 instances:
   description:
-    - One entry per instance, as M(mkops.multikernel.instance) returns it.
+    - One entry per instance, as M(mkops.multikernel.instance) returns it, with what the host has beside it.
     - With O(console_tail), each has C(console), a list of lines.
   returned: without O(query)
   type: list
   elements: dict
+  contains:
+    unit:
+      description: What systemd says of its unit, C(mkops@NAME.service); null where systemd does not run the
+        host.
+      type: dict
+      contains:
+        state:
+          description: Such as V(active), V(activating) (also while it waits to start the instance again),
+            V(inactive) and V(failed).
+          type: str
+        sub_state:
+          description: Such as V(running), V(auto-restart) and V(dead).
+          type: str
+        result:
+          description: How it ended last, such as V(success), V(exit-code), V(watchdog) and
+            V(start-limit-hit).
+          type: str
+        restarts:
+          description: How often systemd has started it again since somebody did.
+          type: int
+    crashes:
+      description:
+        - The evidence that is kept of its crashes, the oldest first. Only root gets to know.
+        - As long as something is kept of an instance that there is not any more, it is still in
+          C(/var/lib/mkops/crashes).
+      type: list
+      elements: dict
+      contains:
+        path:
+          description: The directory. It has C(console), C(kernel.log), C(stats), C(meta.json), and C(vmcore)
+            if the memory was kept.
+          type: str
+        time:
+          description: When it was kept, as V(2026-01-31T12:00:00Z).
+          type: str
+        reason:
+          description: Why it was a crash, such as C(exit_reason).
+          type: str
+        epoch:
+          description: The number of its start (C(epoch)).
+          type: int
+        boot_id:
+          description: The boot of the host.
+          type: str
+        memory:
+          description: Whether the memory is C(kept), with C(size) and C(format), or the C(reason) why not;
+            null when that was not wished.
+          type: dict
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -23,9 +23,9 @@ def shown(value: object) -> str:
     return f"'{text if len(text) <= _LONGEST else text[:_LONGEST] + '...'}'"
 
 
-def counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str, plural: str | None = None) -> str:
     """C(1 CPU), C(2 CPUs)."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 def harmless(text: str) -> str:

@@ -207,11 +207,17 @@ class _Run:
         if plan.changed or again:
             self._take(plan, again)
         self._remember()
+        started = [step.name for step in plan.steps if step.action == "start"]
         if boot and boot.steps:
             # Not before the machine is so: what cannot be had now would not be had at boot.
             with self._what_was_done(self._applier):
                 boot.write()
                 self._kept = boot.steps
+        if started and self._of_play:
+            # Their units may have ended, or been given up.
+            from .units import have_watched
+
+            have_watched(kernel.paths)
 
     def _take(self, plan: Plan, again: list[InstanceWish]) -> None:
         from .apply import Applier

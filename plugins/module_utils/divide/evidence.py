@@ -4,8 +4,8 @@
 
 """What is kept of a spawned kernel that crashed, before its next start overwrites it.
 
-A directory per crash, for root alone, below /var/lib/mkops/crashes. So many are kept of each instance, and so many
-bytes; the oldest go first. Whatever cannot be kept is told, and keeps nothing from going on.
+A directory per crash, for root alone, below /var/lib/mkops/crashes. So many are kept of each instance, and so
+many bytes; the oldest go first. Whatever cannot be kept is told, and keeps nothing from going on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..common.text import harmless
 from .console import Console, ConsoleError
 from .kernelfs import KernelFs, Paths
 from .kernellog import WARNING, Records
-from .machine import ACTIVE, LOADED, Instance
+from .machine import LOADED, Instance
 from .wish import Service
 
 META = "meta.json"
@@ -36,6 +36,7 @@ CORE = "vmcore"  # in an instance's directory, after its death, where the host's
 SPARE = 256 << 20  # bytes of the disk that evidence leaves free
 _NAME = re.compile(r"\d{8}T\d{6}Z-\d+")
 _CRASHED = ("panic", "lost")
+_UNIT = ("SERVICE_RESULT", "EXIT_CODE", "EXIT_STATUS")  # that systemd tells of the watcher: systemd.exec(5)
 _LINES = 500  # of the host's log
 _BLOCK = 1 << 20  # bytes
 _DUMP_TIME = 600  # seconds
@@ -52,7 +53,9 @@ def crashed(kernel: KernelFs, name: str) -> str | None:
 def is_kept(kernel: KernelFs, name: str) -> bool:
     """Whether there is evidence of its last run."""
     last = (kernel.boot_id, kernel.epoch(name))
-    return any((one.get("boot_id"), one.get("epoch")) == last for one in _metas(kernel.paths, name))
+    return None not in last and any(
+        (one.get("boot_id"), one.get("epoch")) == last for one in _metas(kernel.paths, name)
+    )
 
 
 def keep(kernel: KernelFs, name: str, why: str, service: Service, declared: Mapping[str, Any]) -> list[str]:
@@ -120,6 +123,7 @@ def _fill(
         "initrd": dict(instance.initrd),
         "cmdline": instance.cmdline,
         "layout": dict(declared),
+        "unit": {key: os.environ[key] for key in _UNIT if key in os.environ},
         "memory": memory,
     }
     _write(made / META, json.dumps(meta, indent=2, sort_keys=True) + "\n")

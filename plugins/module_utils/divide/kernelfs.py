@@ -249,6 +249,10 @@ class KernelFs:
         return int(match[1]) if match else None
 
     @property
+    def release(self) -> str:
+        return _text(self.paths.at("/proc/sys/kernel/osrelease")).strip() or platform.release()
+
+    @property
     def notes(self) -> Notes:
         return Notes(self.paths.notes, self.boot_id)
 
@@ -271,7 +275,7 @@ class KernelFs:
         nodes = self._node_meminfo()
         uptime = _seconds(_text(at("/proc/uptime")))
         return Machine(
-            release=_text(at("/proc/sys/kernel/osrelease")).strip() or platform.release(),
+            release=self.release,
             boot_id=self.boot_id,
             uptime=uptime,
             supported="multikernel" in _text(at("/proc/filesystems")).split(),

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..common.size import parse_size
+from ..common.size import parse_memory, parse_size
 from ..common.text import prefixed, reasons_of, shown
 from ..devices.declare import (
     CACHES,
@@ -60,6 +60,7 @@ from .wish import (
     network_word,
     parse_cmdline,
     parse_count,
+    parse_crashes,
     parse_delay,
     parse_devices,
     parse_host_cpus,
@@ -459,6 +460,9 @@ INSTANCE = OptionGroup(
     Option("restart_limit", "int", default=5, part="service", parse=parse_starts),
     Option("restart_interval", "int", default=600, part="service", parse=parse_delay),
     Option("watchdog", "int", part="service", parse=parse_watchdog),
+    Option("crash_keep", "int", default=10, part="service", parse=parse_crashes),
+    Option("crash_size", default="1G", part="service", parse=parse_memory),
+    Option("crash_memory", "bool", default=False, part="service"),
     Option("allow_restart", "bool", default=False),
     Option("force", "bool", default=False, part="manner"),
     Option("stop_timeout", "int", default=60, part="manner", parse=parse_seconds),

@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from .declared import boot_facts
+from .evidence import crash_facts
 from .facts import machine_facts
 from .flags import pairs
 from .kernelfs import Paths
 from .machine import Machine
+from .units import unit_facts
 
 
 def survey(paths: Paths, machine: Machine) -> dict[str, Any]:
@@ -20,4 +22,8 @@ def survey(paths: Paths, machine: Machine) -> dict[str, Any]:
     facts = machine_facts(machine)
     facts["kernel"]["pairs"] = pairs(machine)
     facts["at_boot"] = boot_facts(paths, machine)
+    units = unit_facts(paths, [*machine.instances])
+    for one in facts["instances"]:
+        one["unit"] = units.get(one["name"])
+        one["crashes"] = crash_facts(paths, one["name"])
     return facts

@@ -14,9 +14,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..common.command import must, run
 from ..common.errors import Failure
@@ -29,6 +30,7 @@ DROP_IN = "50-mkops.conf"
 BADLY, STOPPED, AGAIN, LOST = 4, 5, 6, 7
 _STEPS_SINCE = 254  # of systemd
 _HEAD = "# Follows from what is declared in {layout}: change it there, or add a drop-in of another name.\n"
+_ASKED = ("Id", "ActiveState", "SubState", "Result", "NRestarts")
 _UNIT = re.compile(r"mkops@(.+)\.service\.d")
 
 
@@ -116,6 +118,13 @@ def units(paths: Paths, services: Mapping[str, Service]) -> Units:
     return Units(paths, _present(paths), {name: text for name, text in wanted.items() if text})
 
 
+def have_watched(paths: Paths) -> None:
+    """Have the units of what runs and is declared watch it, where there are such; nobody waits for it."""
+    if paths.layout.exists() and runs(paths):
+        with contextlib.suppress(OSError):
+            run(["systemctl", "start", "--no-block", "mkops-adopt.service"], timeout=30)
+
+
 def warnings(paths: Paths, services: Mapping[str, Service]) -> list[str]:
     """What this host's systemd does not do of it. It takes what it knows, and the rest when it is newer."""
     growing = [
@@ -132,6 +141,25 @@ def warnings(paths: Paths, services: Mapping[str, Service]) -> list[str]:
         f"restart_delay_max of {', '.join(growing)} has no effect here: it needs systemd {_STEPS_SINCE}, and"
         f" this is {version}. The delay stays as restart_delay says"
     ]
+
+
+def unit_facts(paths: Paths, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What systemd says of the units of instances; empty where it does not run the host."""
+    if not names or not runs(paths):
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    with contextlib.suppress(OSError, ValueError):
+        asked = [f"--property={','.join(_ASKED)}", *map(unit_of, names)]
+        for block in run(["systemctl", "show", *asked], timeout=30).stdout.split("\n\n"):
+            said = dict(line.split("=", 1) for line in block.split("\n") if line)
+            if match := re.fullmatch(r"mkops@(.+)\.service", said.get("Id", "")):
+                found[match[1]] = {
+                    "state": said.get("ActiveState"),
+                    "sub_state": said.get("SubState"),
+                    "result": said.get("Result"),
+                    "restarts": int(said.get("NRestarts") or 0),
+                }
+    return found
 
 
 def runs(paths: Paths) -> bool:

@@ -25,6 +25,7 @@ SMALLEST_MEMORY = 32 * MIB
 LONGEST_WAIT = 7 * 24 * 3600  # seconds
 SHORTEST_WATCHDOG = 5  # seconds; a spawned kernel gives a sign of life every second
 MOST_STARTS = 10000
+MOST_CRASHES = 1000
 LABEL = "label."  # such words of a command line are labels; Linux takes them for those of an unknown module
 POLICIES = ("cores", "node", "spread", "cache")
 STATES = ("present", "loaded", "started", "stopped", "absent")
@@ -123,6 +124,9 @@ class Service:
     restart_limit: int = 5  # starts within the interval
     restart_interval: int = 600  # 0: no limit
     watchdog: int | None = None
+    crash_keep: int = 10  # crashes that are kept
+    crash_size: int = 1 << 30  # bytes that these may take
+    crash_memory: bool = False
 
     @property
     def reasons(self) -> list[str]:
@@ -216,6 +220,12 @@ def parse_delay(seconds: int) -> int:
 def parse_starts(count: int) -> int:
     if not 1 <= count <= MOST_STARTS:
         raise ValueError(f"{count} is out of range: choose 1 to {MOST_STARTS}")
+    return count
+
+
+def parse_crashes(count: int) -> int:
+    if not 1 <= count <= MOST_CRASHES:
+        raise ValueError(f"{count} is out of range: choose 1 to {MOST_CRASHES}")
     return count
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from ..common.errors import Failure, Refused
 from ..common.files import text_of
 from ..common.lock import TIMEOUT, host_lock
 from ..divide.converge import Make, Result, converge
-from ..divide.declared import declared, declared_units
+from ..divide.declared import declared, declared_units, services_of
+from ..divide.evidence import crashed, keep
 from ..divide.image import Images, NoImages
 from ..divide.kernelfs import KernelFs, Paths
 from ..divide.kernellog import Halts, Records
@@ -26,7 +27,7 @@ from ..divide.machine import ACTIVE, HOST_ID, Machine, absence_reasons
 from ..divide.request import Request, instance_request, layout_request
 from ..divide.units import STOPPED, Units, unit_of
 from ..divide.versions import DEFAULT_KERF
-from ..divide.wish import Manner
+from ..divide.wish import Manner, Service
 from .output import complain, complain_of_all, notify, say
 from .record import Recorder
 from .watch import Watcher
@@ -97,6 +98,8 @@ def _run(paths: Paths, name: str, kerf: str | None, service: bool) -> int:
                 say(f"{name}: somebody has stopped it meanwhile, so it is not started again")
                 notify("READY=1")  # or it would have failed
                 return STOPPED
+            if service:
+                keep_evidence(paths, name)  # of a crash that nobody has watched
             result = converge(paths, path, False, _running(name, layout))
             for warning in result.warnings:
                 complain(f"warning: {warning}")
@@ -219,6 +222,22 @@ def _stop(
     for warning in result.warnings:
         complain(f"warning: {warning}")
     say(f"{name}: {'stopped' if result.changed else 'it is not running'}")
+
+
+def keep_evidence(paths: Paths, name: str, why: str = "") -> None:
+    """Of a crash, before the next start. why: it is one, although the kernel does not say so."""
+    kernel = KernelFs(paths)
+    reason = why or crashed(kernel, name)
+    if not reason or kernel.status(name) == ACTIVE:
+        return
+    options, service = {}, Service()
+    with suppress(Refused):
+        layout = declared(paths)
+        machine = kernel.read()
+        options = only(layout, name) or {}
+        service = services_of(layout, machine).get(name, service)
+    for told in keep(kernel, name, reason, service, options):
+        say(f"{name}: {told}")
 
 
 def force_stop(paths: Paths, name: str, kerf: str) -> None:

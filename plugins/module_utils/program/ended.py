@@ -18,7 +18,8 @@ from ..divide.declared import declared, services_of
 from ..divide.kernelfs import KernelFs, Paths
 from ..divide.machine import ACTIVE
 from ..divide.ready import ALIVE
-from .change import force_stop, kerf_of
+from ..divide.units import BADLY
+from .change import force_stop, keep_evidence, kerf_of
 from .output import say
 from .record import record_rest
 from .watch import Patience, patience
@@ -44,6 +45,9 @@ def ended(paths: Paths, name: str, kerf: str | None) -> None:
         except Refused as refused:
             say(f"{name}: what is declared cannot be read: {'; '.join(refused.reasons)}")
         force_stop(paths, name, kerf_of(layout, kerf))
+    if not why and _status() == str(BADLY) and kernel.exit_reason(name) is None:
+        why = "this kernel does not say why it ended"
+    keep_evidence(paths, name, why)
     record_rest(paths, name)
 
 
@@ -62,10 +66,15 @@ def _verdict(paths: Paths, kernel: KernelFs, name: str) -> str:
             break
         # Its watcher has ended a moment too early to know.
         time.sleep(min(_LOOK, left))
-    failed = result == "exit-code" and os.environ.get("EXIT_STATUS") == _FAILED
+    failed = result == "exit-code" and _status() == _FAILED
     if failed and _is_awaited(kernel, name) and _starts_again(paths, kernel, name):
         return "it did not get ready in time"
     return ""
+
+
+def _status() -> str:
+    """Of the watcher's exit."""
+    return os.environ.get("EXIT_STATUS", "")
 
 
 def _is_awaited(kernel: KernelFs, name: str) -> bool:

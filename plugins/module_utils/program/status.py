@@ -14,11 +14,12 @@ from typing import Any
 
 from ..common.cpuset import format_known_cpus
 from ..common.size import about, format_size
-from ..common.text import span
+from ..common.text import counted, span
 from ..divide.kernelfs import KernelFs, Paths
 from ..divide.machine import ACTIVE, environment_reasons
 from ..divide.ready import ALIVE
 from ..divide.survey import survey
+from ..divide.units import unit_of
 from .output import complain, say, table
 
 _HEAD = ("NAME", "STATE", "FOR", "CPUS", "MEMORY", "STARTS", "KERNEL", "ENDED LAST")
@@ -68,7 +69,26 @@ def lines(facts: dict[str, Any], width: int | None = None) -> list[str]:
         for one in instances
         if one["state"] == ACTIVE and one["stats"].get("heartbeat_age_ms", 0) > ALIVE
     ]
-    return [*found, *([""] if silent else []), *silent, *_at_boot(facts["at_boot"])]
+    said = [*silent, *(line for one in instances for line in _service(one))]
+    return [*found, *([""] if said else []), *said, *_at_boot(facts["at_boot"])]
+
+
+def _service(one: dict[str, Any]) -> list[str]:
+    """What systemd does with an instance, and what is kept of its crashes, where that is worth a line."""
+    unit, crashes = one["unit"] or {}, one["crashes"]
+    name, restarts = unit_of(one["name"]), unit.get("restarts")
+    again = f" after {counted(restarts, 'restart')}" if restarts else ""
+    lines = []
+    if unit.get("state") == "failed":
+        lines.append(f"{name} has failed{again} ({unit['result']}).")
+    elif unit.get("sub_state") == "auto-restart":
+        lines.append(f"{name} is about to be started again{again} ({unit['result']}).")
+    elif restarts:
+        lines.append(f"{name} was restarted {counted(restarts, 'time')}.")
+    if crashes:
+        count = counted(len(crashes), "crash", "crashes")
+        lines.append(f"Evidence of {count} of {one['name']} is kept, the last in {crashes[-1]['path']}.")
+    return lines
 
 
 def _at_boot(facts: dict[str, Any]) -> list[str]:

@@ -206,6 +206,7 @@ def settings(host):
         ({"watchdog": 5}, "[Service]\nWatchdogSec=5\n"),
         ({"restart": "no", "restart_delay": 9}, ""),
         ({"restart_limit": 9}, ""),
+        ({"crash_keep": 3, "crash_size": "2G", "crash_memory": True}, ""),
         ({}, ""),
     ],
 )
@@ -274,6 +275,33 @@ def test_systemd_reads_it_again_and_says_what_it_cannot_do(
     assert "warnings" not in run_module(instance, host, at_boot=True, **wish)
 
 
+def test_what_a_task_starts_is_watched_again(host, file, run_module, red, monkeypatch):
+    """Its unit may have given it up."""
+    calls = []
+    monkeypatch.setattr(_units, "run", lambda argv, **_manner: calls.append(argv) or Done((), 0))
+    monkeypatch.setattr(_units, "must", lambda *_args, **_manner: None)
+    run_module(pool, host, **POOL)
+    (host.root / "run/systemd/system").mkdir(parents=True)
+    run_module(instance, host, **red)
+    assert calls == []  # nothing is declared
+    run_module(instance, host, at_boot=True, **red)
+    assert calls == []
+    host.instances["red"].status, host.instances["red"].exit_reason = "loaded", "panic: oh"
+    host.sync()
+    run_module(instance, host, _check=True, name="red", state="started")
+    assert calls == []
+    run_module(instance, host, name="red", state="started")
+    assert calls == [["systemctl", "start", "--no-block", "mkops-adopt.service"]]
+
+    def gone(*_args, **_manner):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(_units, "run", gone)
+    host.instances["red"].status = "loaded"
+    host.sync()
+    assert run_module(instance, host, name="red", state="started")["steps"] == ["start"]
+
+
 def test_settings_without_at_boot_are_said_to_have_no_effect(host, file, run_module, red, settings):
     run_module(pool, host, **POOL)
     result = four_times(run_module, host, file, instance, restart_limit=2, watchdog=30, **red)
@@ -299,6 +327,9 @@ def test_settings_without_at_boot_are_said_to_have_no_effect(host, file, run_mod
         ({"restart_interval": "1h"}, "restart_interval: '1h' is not a whole number"),
         ({"watchdog": 4}, "watchdog: 4 is too short"),
         ({"watchdog": "5\nExecStart=/x"}, "is not a whole number"),
+        ({"crash_keep": 0}, "crash_keep: 0 is out of range"),
+        ({"crash_size": "much"}, "crash_size: 'much' is"),
+        ({"crash_memory": "perhaps"}, "crash_memory: 'perhaps' is neither true nor false"),
     ],
 )
 def test_settings_that_make_no_sense(host, file, run_module, kept, settings, options, words):

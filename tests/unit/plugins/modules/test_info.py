@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import Done
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide import units as _units
 from ansible_collections.mkops.multikernel.plugins.modules import info
 from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import (
     MIB,
@@ -63,6 +66,41 @@ def test_console_tail(make_host, run_module, monkeypatch):
         instances={"web": FakeInstance(7, [4], POOL_BASE, 128 * MIB, "loaded")},
     )
     assert run_module(info, host, console_tail=2)["instances"][0]["console"] == ["two", "of 7"]
+
+
+def test_units_and_crashes(make_host, run_module, monkeypatch):
+    host = make_host(
+        pool_cpus=[4, 6],
+        chunks=[(POOL_BASE, 512 * MIB, 0)],
+        instances={
+            "red": FakeInstance(1, [4], POOL_BASE, 128 * MIB, "active"),
+            "b-1": FakeInstance(2, [6], POOL_BASE + 128 * MIB, 128 * MIB, "loaded"),
+        },
+    )
+    assert [(one["unit"], one["crashes"]) for one in run_module(info, host)["instances"]] == [(None, [])] * 2
+    (host.root / "run/systemd/system").mkdir(parents=True)
+    answers = (
+        "Result=success\nNRestarts=3\nId=mkops@b-1.service\nActiveState=inactive\nSubState=dead\n\n"
+        "Result=watchdog\nNRestarts=0\nId=mkops@red.service\nActiveState=failed\nSubState=failed\n"
+    )
+    asked = []
+    monkeypatch.setattr(_units, "run", lambda argv, **_how: asked.append(argv) or Done((), 0, answers))
+    crash = host.root / "var/lib/mkops/crashes/red/20261129T120000Z-2"
+    crash.mkdir(parents=True)
+    meta = {"time": "2026-11-29T12:00:00Z", "reason": "panic: oh", "epoch": 2, "boot_id": "b", "memory": None}
+    (crash / "meta.json").write_text(json.dumps({**meta, "layout": {}}))
+    blue, red = run_module(info, host)["instances"]
+    assert blue["unit"] == {"state": "inactive", "sub_state": "dead", "result": "success", "restarts": 3}
+    assert red["unit"] == {"state": "failed", "sub_state": "failed", "result": "watchdog", "restarts": 0}
+    assert (blue["crashes"], red["crashes"]) == ([], [{"path": str(crash), **meta}])
+    assert asked == [
+        [
+            *("systemctl", "show", "--property=Id,ActiveState,SubState,Result,NRestarts"),
+            *("mkops@b-1.service", "mkops@red.service"),
+        ]
+    ]
+    monkeypatch.setattr(_units, "run", lambda _argv, **_how: Done((), 1, "", "no"))
+    assert [one["unit"] for one in run_module(info, host)["instances"]] == [None, None]
 
 
 def test_facts(make_host, run_module):

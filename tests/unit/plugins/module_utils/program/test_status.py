@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from ansible_collections.mkops.multikernel.plugins.module_utils.program import output, status
 from ansible_collections.mkops.multikernel.plugins.modules import info
+from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import MIB, POOL_BASE, FakeInstance
 
 
 def test_json_is_what_info_returns(host, mkops, write, layout, run_module):
@@ -78,6 +81,8 @@ def test_one_that_hangs_is_named(run_module, make_host):
             "kernel": {},
             "exit_reason": None,
             "stats": {"heartbeat_age_ms": 90_000},
+            "unit": None,
+            "crashes": [],
         }
     ]
     lines = status.lines(facts)
@@ -87,3 +92,41 @@ def test_one_that_hangs_is_named(run_module, make_host):
 
 def test_a_narrow_terminal():
     assert output.table([["a", "bcdefgh"], ["ab", "c"]], 6) == ["a   b…", "ab  c"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "crashes", "said"),
+    [
+        (("active", "running", "success", 0), [], []),
+        (("active", "running", "success", 1), [], ["mkops@red.service was restarted 1 time."]),
+        (
+            ("activating", "auto-restart", "watchdog", 2),
+            ["/a"],
+            [
+                "mkops@red.service is about to be started again after 2 restarts (watchdog).",
+                "Evidence of 1 crash of red is kept, the last in /a.",
+            ],
+        ),
+        (
+            ("failed", "failed", "exit-code", 0),
+            ["/a", "/b"],
+            [
+                "mkops@red.service has failed (exit-code).",
+                "Evidence of 2 crashes of red is kept, the last in /b.",
+            ],
+        ),
+    ],
+)
+def test_what_systemd_does_and_what_is_kept(run_module, make_host, unit, crashes, said):
+    host = make_host(
+        pool_cpus=[4],
+        chunks=[(POOL_BASE, 512 * MIB, 0)],
+        instances={"red": FakeInstance(1, [4], POOL_BASE, 128 * MIB, "loaded")},
+    )
+    facts = run_module(info, host)
+    keys = ("state", "sub_state", "result", "restarts")
+    facts["instances"][0].update(
+        unit=dict(zip(keys, unit, strict=True)), crashes=[{"path": path} for path in crashes]
+    )
+    lines = status.lines(facts)
+    assert lines[lines.index("") + 4 :] == said if said else "" not in lines[lines.index("") + 1 :]

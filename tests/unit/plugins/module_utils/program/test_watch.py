@@ -6,12 +6,15 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 
 import pytest
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import Done
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide import evidence
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.console import ConsoleError
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFs
 from ansible_collections.mkops.multikernel.plugins.module_utils.program import change, ended, watch
 
@@ -300,6 +303,77 @@ def test_a_layout_that_is_none_stops_nothing(host, after, declare, mkops):
             said = mkops("ended", "red")
     assert host.changes == [["kill", "red", "--force"]]
     assert "what is declared cannot be read: " in said.out
+
+
+# Evidence
+
+
+@pytest.fixture
+def crashes(host, monkeypatch):
+    class Console:
+        def __init__(self, *_which):
+            raise ConsoleError("none")
+
+    monkeypatch.setattr(evidence, "Console", Console)
+    return lambda: [
+        json.loads(path.read_text())
+        for path in sorted(host.root.glob("var/lib/mkops/crashes/red/*/meta.json"))
+    ]
+
+
+def crash(host, reason):
+    host.instances["red"].status, host.instances["red"].exit_reason = "loaded", reason
+    host.sync()
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_of_a_panic(host, after, crashes, declare, mkops, monkeypatch, declared):
+    crash(host, "panic: oh")
+    if not declared:
+        declare("{")
+        said = mkops("ended", "red")
+    else:
+        said = after("exit-code", "4", crash_keep=3)
+    assert said.out.startswith("red: evidence of it is in ")
+    (meta,) = crashes()
+    assert (meta["reason"], meta["epoch"], bool(meta["layout"])) == ("panic: oh", 1, declared)
+    assert mkops("ended", "red").out == ""  # once
+    assert len(crashes()) == 1
+
+
+def test_of_a_hang(host, after, crashes):
+    age(host, 9000)()
+    after("watchdog", watchdog=5)
+    (meta,) = crashes()
+    assert (meta["reason"], meta["exit_reason"], meta["unit"]["SERVICE_RESULT"]) == (
+        *("it has given no sign of life for 5 s", "forced"),
+        "watchdog",
+    )
+
+
+@pytest.mark.parametrize(("result", "status"), [("success", "0"), ("success", "5"), ("signal", "9")])
+def test_of_none(host, after, crashes, result, status):
+    if result == "success":
+        crash(host, "clean: power off")
+    after(result, status)
+    assert crashes() == []
+
+
+def test_where_no_kernel_tells(host, after, crashes, monkeypatch):
+    crash(host, "none")
+    after("success", "0")
+    assert crashes() == []
+    after("exit-code", "4")
+    assert [meta["reason"] for meta in crashes()] == ["this kernel does not say why it ended"]
+
+
+def test_of_a_crash_that_nobody_has_watched(host, mkops, declare, crashes, monkeypatch):
+    declare()
+    mkops("apply")
+    crash(host, "lost")
+    monkeypatch.setattr(KernelFs, "await_status", lambda *_how: mkops("stop", "--force", "red"))
+    assert mkops("run", "--service", "red").rc == 5
+    assert [(meta["reason"], meta["epoch"]) for meta in crashes()] == [("lost", 1)]
 
 
 # What somebody stops while it waits to be started again
