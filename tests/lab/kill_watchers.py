@@ -14,6 +14,7 @@ import sys
 import time
 
 TIMES, NAMES = int(sys.argv[1]), sys.argv[2:]
+_ON_THE_WAY = ("active", "activating", "deactivating")
 LONGEST = 4.0  # seconds between the start of a unit and the kill; a watcher needs about as long to get ready
 
 
@@ -41,7 +42,7 @@ def main():
         time.sleep(chance.uniform(0, LONGEST))
         early += systemctl("is-active", unit).stdout.strip() != "active"
         systemctl("kill", "--signal=KILL", unit)
-        while (state := systemctl("is-active", unit).stdout.strip()) in ("active", "activating"):
+        while (state := systemctl("is-active", unit).stdout.strip()) in _ON_THE_WAY:
             time.sleep(0.1)
         if state != "failed":
             sys.exit(f"kill {number}: {unit} is {state} after it was killed, not failed")

@@ -65,8 +65,9 @@ def converge(
 ) -> Result:
     """Make a host what is wished, or raise Refused with all reasons, or Failure with all that is known.
 
-    locked: the caller holds the host's lock, because this is only a part of what it does. suppose: in check
-    mode, earlier tasks of a play may see to what is not so yet; otherwise it is refused as in a real run.
+    locked: the caller holds the host's lock, because this is only a part of what it does. suppose: the caller
+    is a task of a play. In check mode, earlier ones may see to what is not so yet; otherwise it is refused as
+    in a real run. What a task starts, is watched by its unit, where it has one.
     """
     kernel = KernelFs(paths)
     if not kernel.privileged:

@@ -39,7 +39,7 @@ _CRASHED = ("panic", "lost")
 _UNIT = ("SERVICE_RESULT", "EXIT_CODE", "EXIT_STATUS")  # that systemd tells of the watcher: systemd.exec(5)
 _LINES = 500  # of the host's log
 _BLOCK = 1 << 20  # bytes
-_DUMP_TIME = 600  # seconds
+_DUMP_TIME = 300  # seconds; the unit has 600 for all of it
 
 
 def crashed(kernel: KernelFs, name: str) -> str | None:

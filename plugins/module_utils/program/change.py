@@ -25,7 +25,7 @@ from ..divide.kernellog import Halts, Records
 from ..divide.layoutfile import read_layout
 from ..divide.machine import ACTIVE, HOST_ID, Machine, absence_reasons
 from ..divide.request import Request, instance_request, layout_request
-from ..divide.units import STOPPED, Units, unit_of
+from ..divide.units import STOPPED, Units, have_watched, unit_of
 from ..divide.versions import DEFAULT_KERF
 from ..divide.wish import Manner, Service
 from .output import complain, complain_of_all, notify, say
@@ -54,6 +54,8 @@ def apply(paths: Paths, file: Path | None, check: bool, kerf: str | None) -> Non
     units = declared_units(paths, layout, result.machine) if file is None else None
     if units and not check:
         units.write()
+    if "start" in result.actions and not check:
+        have_watched(paths)
     _report(result, text_of(path), check, units)
 
 
@@ -100,7 +102,7 @@ def _run(paths: Paths, name: str, kerf: str | None, service: bool) -> int:
                 return STOPPED
             if service:
                 keep_evidence(paths, name)  # of a crash that nobody has watched
-            result = converge(paths, path, False, _running(name, layout))
+            result = converge(paths, path, False, _running(name, layout), suppose=False)
             for warning in result.warnings:
                 complain(f"warning: {warning}")
             say(f"{name}: {', '.join(result.actions) or 'is running already'}")
@@ -251,7 +253,7 @@ def force_stop(paths: Paths, name: str, kerf: str) -> None:
 def _halt(kernel: KernelFs, kerf: str, make: Make) -> Result:
     """Also while the host is about to restart: that is when units stop."""
     with host_lock(kernel.paths.lock, restarting=True) if kernel.privileged else nullcontext():
-        return converge(kernel.paths, kerf, False, make, locked=True)
+        return converge(kernel.paths, kerf, False, make, locked=True, suppose=False)
 
 
 def _resting(name: str, layout: Mapping[str, Any], timeout: int | None, force: bool) -> Make:

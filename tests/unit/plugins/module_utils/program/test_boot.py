@@ -19,6 +19,7 @@ import yaml
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.common import lock as _lock
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import Done
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide import units as _units
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.wish import name_reasons
 from ansible_collections.mkops.multikernel.plugins.module_utils.program import boot, main
 
@@ -90,6 +91,17 @@ def test_what_was_edited_by_hand_is_told_systemd(host, mkops, declare, layout, s
     declare()
     assert "remove what systemd does with mkops@red.service: " in mkops("apply").out
     assert not settings.parent.exists()
+
+
+def test_what_a_person_starts_is_watched(host, mkops, declare, monkeypatch):
+    calls = []
+    monkeypatch.setattr(_units, "run", lambda argv, **_manner: calls.append(argv) or Done((), 0))
+    monkeypatch.setattr(_units, "must", lambda *_args, **_manner: None)
+    declare()
+    (host.root / "run/systemd/system").mkdir(parents=True)
+    for words in (["--check"], [], []):
+        assert mkops("apply", *words).rc == 0
+    assert calls == [["systemctl", "start", "--no-block", "mkops-adopt.service"]]
 
 
 @pytest.mark.parametrize("stage", boot.STAGES)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -381,7 +382,8 @@ def test_stopping_takes_the_time_that_it_takes(served):
     assert served.ctl("start", f"mkops@{NAME}")["rc"] == 0
     kerf = served.root.parent / "kerf"
     kerf.write_text(kerf.read_text().replace("kill)\n", "kill) sleep 9\n"))
-    assert served.ctl("stop", f"mkops@{NAME}")["rc"] == 0
+    done = served.ctl("stop", f"mkops@{NAME}")
+    assert done["rc"] == 0, done
     assert served.unit("ActiveState", "Result") == ("inactive", "success")
     assert served.changes == [f"start {NAME}", f"kill {NAME}"]
 
@@ -393,3 +395,29 @@ def test_one_that_does_not_get_ready_is_started_anew(served):
     assert served.ctl("start", f"mkops@{NAME}")["rc"] == 1
     assert served.becomes("failed")
     assert served.changes == [f"start {NAME}", f"kill {NAME} --force"] * 2
+
+
+def test_evidence_is_there_before_it_is_started_again(served):
+    served.declare(restart="on-failure", restart_delay=0, crash_keep=2, restart_limit=9)
+    assert served.ctl("start", f"mkops@{NAME}")["rc"] == 0
+    crashes = served.root / "var/lib/mkops/crashes" / NAME
+    for epoch in (1, 2, 3):
+        served.ends(f"panic: number {epoch}")
+        assert served.until(
+            lambda: served.unit("NRestarts", "ActiveState") == (str(epoch), "active")  # noqa: B023
+        )
+        (made,) = crashes.glob(f"*-{epoch}")
+        meta = json.loads((made / "meta.json").read_text())
+        assert (meta["reason"], meta["unit"]) == (
+            f"panic: number {epoch}",
+            {"SERVICE_RESULT": "exit-code", "EXIT_CODE": "exited", "EXIT_STATUS": "4"},
+        )
+    assert [path.name[-2:] for path in sorted(crashes.iterdir())] == ["-2", "-3"]
+    # Whoever has filled the disk has not stopped the instance.
+    for path in crashes.iterdir():
+        shutil.rmtree(path)
+    crashes.rmdir()
+    crashes.write_text("")
+    served.ends("panic: number 4")
+    assert served.until(lambda: served.unit("NRestarts", "ActiveState") == ("4", "active"))
+    assert served.changes == [f"start {NAME}"] * 5
