@@ -32,7 +32,7 @@ from .machine import LOADED, Instance
 from .wish import Service
 
 META = "meta.json"
-CORE = "vmcore"  # in an instance's directory, after its death, where the host's kernel has it
+CORE = "vmcore"  # in an instance's directory, from its end to its next start, where the kernel has it
 SPARE = 256 << 20  # bytes of the disk that evidence leaves free
 _NAME = re.compile(r"\d{8}T\d{6}Z-\d+")
 _CRASHED = ("panic", "lost")
@@ -166,19 +166,19 @@ def _memory(
     if not service.crash_memory:
         return None, []
     source = kernel.paths.multikernel / "instances" / name / CORE
-    try:
-        size = source.stat().st_size
-    except OSError:
-        return {"kept": False}, ["its memory is not kept: the host's kernel does not give it"]
     target = made / CORE
     try:
-        _room(made.parent, size, service)
+        with source.open("rb", buffering=0) as memory:
+            _room(made.parent, memory.seek(0, os.SEEK_END), service)
         how = _dump(source, target, min(service.crash_size, _free(made)))
         target.chmod(0o600)
         return {"kept": True, "size": target.stat().st_size, "format": how}, []
     except OSError as error:
         target.unlink(missing_ok=True)
-        reason = f"its memory is not kept: {error.strerror or error}"
+        why = error.strerror or str(error)
+        if isinstance(error, FileNotFoundError):
+            why = "the host's kernel does not give it"
+        reason = f"its memory is not kept: {why}"
         return {"kept": False, "reason": reason}, [reason]
 
 
@@ -199,7 +199,7 @@ def _dump(source: Path, target: Path, limit: int) -> str:
     """Returns the format. Raises OSError."""
     tool = shutil.which("makedumpfile")
     if tool:
-        done = run([tool, "-c", "-d", "1", source, target], timeout=_DUMP_TIME)
+        done = run([tool, "-c", "-d", "31", source, target], timeout=_DUMP_TIME)
         if done.rc == 0 and target.stat().st_size <= limit:
             return "kdump"
         target.unlink(missing_ok=True)

@@ -194,7 +194,8 @@ def test_a_kernel_that_does_not_give_it(kernel, directory):
     told = evidence.keep(kernel, "red", "x", WHOLE, {})
     assert told[1] == "its memory is not kept: the host's kernel does not give it"
     (made,) = directory.iterdir()
-    assert json.loads((made / "meta.json").read_text())["memory"] == {"kept": False}
+    memory = json.loads((made / "meta.json").read_text())["memory"]
+    assert memory == {"kept": False, "reason": told[1]}
 
 
 @pytest.mark.parametrize(("rc", "format_"), [(0, "kdump"), (1, "elf")])
@@ -202,7 +203,7 @@ def test_makedumpfile_where_it_is(kernel, directory, core, monkeypatch, rc, form
     core(b"x" * 5000)
 
     def run(argv, timeout):
-        assert (argv[:4], timeout) == (["/usr/bin/makedumpfile", "-c", "-d", "1"], evidence._DUMP_TIME)
+        assert (argv[:4], timeout) == (["/usr/bin/makedumpfile", "-c", "-d", "31"], evidence._DUMP_TIME)
         Path(argv[-1]).write_bytes(b"small")
         return Done(tuple(argv), rc)
 
