@@ -254,7 +254,7 @@ class Recorder:
     def _run(self) -> None:
         # They are for the thread that waits for them.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
-        while True:
+        while self._paths.console.exists():  # or this kernel has no consoles
             reader = _reader(self._paths, self._name)
             if reader is None:
                 if self._ends(_PAUSE):

@@ -132,11 +132,13 @@ def ring(monkeypatch):
 
 @pytest.fixture
 def host(make_host):
-    return make_host(
+    host = make_host(
         pool_cpus=[4],
         chunks=[(POOL_BASE, 512 * MIB, 0)],
         instances={"red": FakeInstance(1, [4], POOL_BASE, 128 * MIB, "active")},
     )
+    (host.root / "dev/mktty").touch()
+    return host
 
 
 @pytest.fixture
@@ -298,6 +300,10 @@ def test_what_has_no_console_to_record(make_host, sink, ring, why):
         instances={"red": FakeInstance(1, [4], POOL_BASE, 128 * MIB, "active")} if why == "upstream" else {},
     )
     record.record_rest(Paths(str(host.root)), "red")
-    with record.Recorder(Paths(str(host.root)), "red"):
-        time.sleep(0.1)
+    for there in (False, True):
+        if there:
+            (host.root / "dev/mktty").touch()
+        with record.Recorder(Paths(str(host.root)), "red") as recorder:
+            time.sleep(0.1)
+            assert recorder._thread.is_alive() == there
     assert ring.opened == 0
