@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The console of an instance is in the journal: each line once, whoever is killed, and the last of a flood.
+"""The console of an instance is in the journal: each line, whoever is killed, and the last of a flood.
 
 console_journal.py NAME     on the host, as root; its unit is active and restarts it
 """
@@ -92,9 +92,10 @@ def main():
             sys.exit("it does not come to an end")
     until("its watcher is back", lambda: said("systemctl", "is-active", f"mkops@{name}").strip() == "active")
     found = [line for line in journal(name) if line[:1] == line[-1:] == "=" and line[1:-1].isdecimal()]
-    if found != [f"={number}=" for number in range(LINES)]:
-        sys.exit(f"not each of {LINES} lines once, over {kills} kills: {found}")
-    print(f"each of {LINES} lines once, although its watcher was killed {kills} times", flush=True)
+    twice = len(found) - LINES
+    if [*dict.fromkeys(found)] != [f"={number}=" for number in range(LINES)] or not 0 <= twice <= kills:
+        sys.exit(f"not each of {LINES} lines, over {kills} kills: {found}")
+    print(f"each of {LINES} lines, {twice} of them twice: its watcher was killed {kills} times", flush=True)
 
     before = len(journal(name))
     type_(name, f"yes flood-of-text | head -n {FLOOD}; echo en'd' of it")
