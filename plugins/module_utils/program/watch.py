@@ -28,7 +28,7 @@ from ..divide.request import layout_request
 from ..divide.units import AGAIN, BADLY, LOST, STOPPED
 from .output import notify, say
 
-_LOOK = 3.0  # seconds between two looks when nothing is told meanwhile
+_LOOK = 60.0  # seconds between two looks where the kernel tells when something changes
 _QUARTERS = 4  # looks in the time of a watchdog
 _LATE = 1.0  # seconds by which the kernel's log may come after the state
 _BEGUN = 1000  # milliseconds; a heartbeat that is older than its kernel by less is the start itself

@@ -51,7 +51,9 @@ PATH={bin}:$PATH
 exec {python} -I -c 'import sys
 sys.path.insert(0, "{program}")
 from mkops.divide.kernelfs import Paths
+from mkops.program import watch
 from mkops.program.main import main
+watch._LOOK = 1.0  # files tell nothing
 sys.exit(main(sys.argv[1:], paths=Paths("{root}")))' "$@" --kerf {kerf}
 """
 
