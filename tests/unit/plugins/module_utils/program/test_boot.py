@@ -202,7 +202,7 @@ def test_the_units_call_commands_that_there_are():
     calls = re.findall(
         r"^Exec\w+=/usr/local/sbin/mkops (.*)$", "\n".join(map(Path.read_text, UNITS.iterdir())), re.M
     )
-    assert len(calls) == 5
+    assert len(calls) == 6
     for call in calls:
         main.parser("1").parse_args(call.replace("%i", "red").split())
 
