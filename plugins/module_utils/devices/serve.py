@@ -297,24 +297,26 @@ class Server:
         poll = select.poll()
         poll.register(self._channel.fileno(), select.POLLIN)
         poll.register(wake, select.POLLIN)
-        watched: dict[int, _Slot] = {}
+        watched: dict[int, tuple[_Slot, Ring | None]] = {}
         for slot in self._slots:
             fd = slot.backend.watched()
             if fd is not None:
-                watched[fd] = slot
+                watched[fd] = slot, None
                 poll.register(fd, select.POLLIN | select.POLLRDHUP)
             for ring in slot.rings:
-                watched[ring.error] = slot
+                watched[ring.error] = slot, ring
                 poll.register(ring.error, select.POLLIN)
         found = dict(poll.poll(self._patience(longest)))
-        for fd, slot in watched.items():
-            if fd in found:
-                self._noticed(slot, fd)
+        # First: what ends with the instance is no news then.
         events = found.get(self._channel.fileno(), 0)
         if events & (select.POLLHUP | select.POLLERR):
             return False
         if events:
             self._changed(self._channel.events())
+        for fd, (slot, broken) in watched.items():
+            still = slot.backend.watched() == fd if broken is None else broken in slot.rings
+            if fd in found and still:
+                self._noticed(slot, broken)
         now = time.monotonic()
         for slot in self._slots:
             if slot.due is not None and slot.due <= now:
@@ -327,14 +329,18 @@ class Server:
         times += [longest] if longest is not None else []
         return max(min(times), 0) * 1000 if times else None
 
-    def _noticed(self, slot: _Slot, fd: int) -> None:
-        if fd != slot.backend.watched():
+    def _noticed(self, slot: _Slot, ring: Ring | None) -> None:
+        if ring is not None:
             self._log(f"{slot.backend.title}: a ring of the spawned kernel cannot be used any more")
             with contextlib.suppress(OSError):
-                os.read(fd, 8)
+                os.read(ring.error, 8)
             return
         self._log(f"{slot.backend.title}: what serves it has ended, and is started again")
         self._let_go(slot, lost=True)
+        self._postpone(slot)
+
+    def _postpone(self, slot: _Slot) -> None:
+        """Not at once, and each time later: somebody may make it fail on purpose."""
         slot.due = time.monotonic() + slot.delay
         slot.delay = min(slot.delay * 2, _LONGEST_DELAY)
 
@@ -344,8 +350,7 @@ class Server:
             slot.backend.connect()
         except (Failure, OSError) as error:
             self._log(f"{slot.backend.title}: {error}")
-            slot.due = time.monotonic() + slot.delay
-            slot.delay = min(slot.delay * 2, _LONGEST_DELAY)
+            self._postpone(slot)
             return
         self._look(slot, lost=True)
 
@@ -382,7 +387,7 @@ class Server:
         except (Failure, OSError) as error:
             self._log(f"{slot.backend.title}: {error}")
             self._let_go(slot, lost=True)
-            slot.due = time.monotonic() + slot.delay
+            self._postpone(slot)
 
     def _start(self, slot: _Slot, device: Device, lost: bool) -> None:
         if self._memory is None:

@@ -35,6 +35,7 @@ REPLY_ACK, CONFIG = 1 << 3, 1 << 9
 _USER = 0x100000000000  # where the memory is in the addresses of this side; any number does
 _LONGEST = 4096  # bytes of a payload
 TIMEOUT = 20.0  # seconds for an answer
+_STOP_TIMEOUT = 2.0
 
 
 class VhostUser:
@@ -97,6 +98,8 @@ class VhostUser:
 
     def stop(self, place: int) -> int:
         """End the service of a ring; returns the first entry that was not taken from it."""
+        # A driver that resets its device waits for this, and no longer than five seconds.
+        self._socket.settimeout(_STOP_TIMEOUT)
         answer = self._ask(_GET_VRING_BASE, struct.pack("<II", place, 0))
         if len(answer) != 8:
             raise Failure(f"{self.what} does not tell where it has stopped")
