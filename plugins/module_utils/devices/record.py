@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -351,8 +351,8 @@ def _disk_reasons(record: Record, others: Mapping[str, Record]) -> list[str]:
     return reasons
 
 
-def unknown_reach(records: Mapping[str, Record]) -> list[str]:
-    """Names that somebody may reach and that have no network device."""
+def unknown_reach(records: Mapping[str, Record], names: Collection[str]) -> list[str]:
+    """Whom some instances may reach and who has no network device. names: those instances."""
     known = {name for name, record in records.items() if any(link.mode != "bridge" for link in record.links)}
     return [
         f"network: reach of instance {name} names {other}, which has no network device in mode routed or"
@@ -360,7 +360,7 @@ def unknown_reach(records: Mapping[str, Record]) -> list[str]:
         for name, record in records.items()
         for link in record.links
         for other in link.reach
-        if other not in known
+        if name in names and other not in known
     ]
 
 

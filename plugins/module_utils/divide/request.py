@@ -123,8 +123,8 @@ class Request:
         if values.get("state") == "absent":
             self.allotment.forget(name)
             return None
-        if not said and name not in machine.devices:
-            return None
+        if not said:
+            return machine.devices.get(name)
         record, more = self.allotment.settle(name, said)
         reasons += more
         # Only what was said just now: the rest may wait for its bridge until it starts.
@@ -233,7 +233,9 @@ def layout_request(params: Mapping[str, Any], machine: Machine, images: Images) 
             prefix = f"instance {name}: " if name else f"{what}: "
             request.add(merged, machine, images, prefix, called)
     if request.allotment is not None:
-        request.reasons += unknown_reach(request.allotment.records)
+        # Of others, those whom they may reach may be gone.
+        said = [name for name, given in request.said_instances.items() if "network" in given.said]
+        request.reasons += unknown_reach(request.allotment.records, said)
     return request
 
 

@@ -193,6 +193,9 @@ def test_a_whole_layout(run, host, vmlinux):
     wish["instances"]["red"]["network"]["reach"] = ["green"]
     refused = run(_module=layout, **wish)
     assert any("reach of instance red names green" in reason for reason in refused["reasons"])
+    # Whom red may reach goes, and red is not named: nobody minds.
+    assert run(name="blue", state="absent")["changed"]
+    assert not run(_module=layout, instances={"red": {"cpus": 2}})["changed"]
     pruned = run(_module=layout, prune=True, instances={})
     assert pruned["changed"]
     assert not list((host.root / "var/lib/mkops/devices").iterdir())

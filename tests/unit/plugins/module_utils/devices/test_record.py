@@ -210,8 +210,9 @@ def test_whom_nobody_can_reach(allotment):
     settle(allotment, "red", one(Interface("isolated", addresses=("10.0.0.2/24",), reach=("blue", "green"))))
     settle(allotment, "blue", one(Interface("isolated", addresses=("10.1.0.2/24",))))
     settle(allotment, "green", one(Interface("bridge", "br0")))
-    (reason,) = unknown_reach(allotment.records)
+    (reason,) = unknown_reach(allotment.records, ["red"])
     assert "reach of instance red names green" in reason
+    assert unknown_reach(allotment.records, ["blue"]) == []
 
 
 def test_names_in_the_hosts_file(allotment):
