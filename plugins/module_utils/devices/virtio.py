@@ -32,8 +32,9 @@ NET_FEATURES = (
 NET_HEADER = 12  # bytes in front of each packet
 LINK_UP = 1
 
-# Of a disk: sizes, topology, discard, flush, read only, and who decides about the cache.
-BLK_FEATURES = RING | sum(1 << bit for bit in (1, 2, 4, 5, 6, 9, 10, 11, 13, 14))
+# Of a disk: sizes, topology, discard, flush, read only. Not that the driver may choose how the cache works:
+# nobody hears of what it writes into the configuration.
+BLK_FEATURES = RING | sum(1 << bit for bit in (1, 2, 4, 5, 6, 9, 10, 13, 14))
 
 
 def net_config(mac: str, mtu: int, up: bool = True) -> bytes:

@@ -96,6 +96,8 @@ def test_a_disk_is_read_and_written(served, image):
     with served(Disk(str(image))) as disk:
         assert struct.unpack("<Q", disk.channel.configs[0][:8])[0] == MIB // 512
         assert disk.channel.offered[0] & virtio.VERSION_1
+        # A flush can be asked for, and how the cache works cannot be chosen.
+        assert disk.channel.offered[0] & 1 << 9 and not disk.channel.offered[0] & 1 << 11
         assert disk.request(READ, 0, length=512)[1][:12] == b"hello disk!!"
         assert disk.channel.called(0)
         assert disk.request(WRITE, 8, b"y" * 4096)[0] == 0
