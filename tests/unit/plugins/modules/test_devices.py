@@ -262,3 +262,17 @@ def test_an_address_without_a_device_needs_a_kernel(run_module, host):
     assert any("network needs a kernel" in reason for reason in result["reasons"])
     result = run_module(instance, host, name="a", cpus="2", memory="128M", state="present", network=ROUTED)
     assert result["changed"] and host.instances["a"].virtio
+
+
+def test_a_path_that_leads_nowhere(run, image):
+    result = run(disks=[{"path": f"{image}/x"}])
+    assert result["reasons"] == [f"disks: {image}/x cannot be used: Not a directory"]
+
+
+def test_what_is_kept_is_not_looked_for_on_this_host(run, host, image, tmp_path):
+    wish = {"disks": [{"path": str(image)}], "shares": [{"path": str(tmp_path), "tag": "t"}], "at_boot": True}
+    assert run(**wish)["changed"]
+    image.unlink()
+    kept = json.loads((host.root / "etc/mkops/layout.json").read_text())["instances"]["red"]
+    assert (kept["disks"][0]["path"], kept["shares"][0]["tag"]) == (str(image), "t")
+    assert run(name="blue", cpus="3", at_boot=True)["changed"]

@@ -165,3 +165,9 @@ def test_the_series_header_says_the_same():
     text = "".join(path.read_text(errors="replace") for path in sorted(series.glob("*.patch")))
     found = dict(re.findall(r"^\+#define MKVIRTIO_(\w+)\s+_IO[RW]*\(MKVIRTIO_IOC, (0x[0-9a-f]+)", text, re.M))
     assert all(int(found[name], 16) == number for number, name in enumerate(CALLS) if name in found)
+
+
+def test_no_more_descriptors(monkeypatch):
+    monkeypatch.setattr(_channel._libc, "eventfd", lambda _count, _flags: -1, raising=False)
+    with pytest.raises(OSError, match="Errno"):
+        _channel.eventfd()

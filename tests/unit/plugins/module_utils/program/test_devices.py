@@ -226,3 +226,16 @@ def test_records_that_cannot_be_kept(tmp_path):
     (tmp_path / "red.json").mkdir()
     with pytest.raises(Failure, match="cannot be removed"):
         store.drop_record(tmp_path, "red")
+
+
+def test_records_that_cannot_be_looked_at(tmp_path, monkeypatch):
+    store.keep_record(tmp_path, Record("red", disks=(Disk("/x"),)))
+    listed = os.listdir(tmp_path)
+    monkeypatch.setattr(os, "listdir", lambda _path: [*listed, "gone.json"])
+    assert [*store.read_records(tmp_path)] == ["red"]
+
+    def refuse(_path):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert store.read_records(tmp_path) == {}
