@@ -58,7 +58,6 @@ _CONFINEMENT = (
     "RestrictRealtime=yes",
     "RestrictSUIDSGID=yes",
     "SystemCallArchitectures=native",
-    "SystemCallFilter=@system-service",
     "UMask=0077",
 )
 
@@ -113,6 +112,7 @@ class Service:
     readable: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()  # of these, those that are devices
     capabilities: str = ""
+    filters: bool = False  # its system calls itself
 
 
 def disk_service(name: str, place: int, disk: Disk, launcher: Launcher) -> Service:
@@ -158,6 +158,7 @@ def share_service(name: str, place: int, share: Share, launcher: Launcher) -> Se
         f"--shared-dir={share.path}",
         # The unit confines it.
         "--sandbox=none",
+        # It allows itself less than systemd's filter would, which in turn does not let it do that.
         "--seccomp=kill",
         "--inode-file-handles=never",
         "--announce-submounts",
@@ -174,6 +175,7 @@ def share_service(name: str, place: int, share: Share, launcher: Launcher) -> Se
         (share.path,) if share.read_only else (),
         (),
         _ROOTS if user == "root" else "",
+        filters=True,
     )
 
 
@@ -235,7 +237,12 @@ class Units(Launcher):
 
     def start(self, service: Service) -> None:
         super().start(service)
+        self._root(service).mkdir(mode=0o755, exist_ok=True)
         must(self.words(service), f"start {service.argv[0]}", timeout=_TIMEOUT)
+
+    def _root(self, service: Service) -> Path:
+        """What is the root directory for it: empty, but for what is bound into it."""
+        return self._base / f"{service.label}.root"
 
     def words(self, service: Service) -> list[str]:
         capabilities = service.capabilities
@@ -244,8 +251,9 @@ class Units(Launcher):
             f"After={self._owner}",
             "Type=exec",
             f"SyslogIdentifier={service.unit}",
-            # A root with programs alone, and what is to be served.
-            "TemporaryFileSystem=/:ro",
+            # Programs alone, and what is to be served. A temporary file system does not do for a root.
+            f"RootDirectory={self._root(service)}",
+            "MountAPIVFS=yes",
             "BindReadOnlyPaths=/usr -/bin -/lib -/lib64 -/etc/ld.so.cache -/etc/passwd -/etc/group",
             *(
                 f"BindPaths={_quoted(path)}"
@@ -257,6 +265,7 @@ class Units(Launcher):
             f"CapabilityBoundingSet={capabilities}",
             *([f"AmbientCapabilities={capabilities}"] if capabilities and service.user != "root" else []),
             *_CONFINEMENT,
+            *([] if service.filters else ["SystemCallFilter=@system-service"]),
         ]
         return [
             "systemd-run",
@@ -265,7 +274,8 @@ class Units(Launcher):
             f"--unit={service.unit}",
             *(f"--property={one}" for one in properties),
             "--",
-            *service.argv,
+            # A dollar sign would stand for a variable.
+            *(word.replace("$", "$$") for word in service.argv),
         ]
 
     def stop(self, service: Service) -> None:
@@ -273,8 +283,8 @@ class Units(Launcher):
 
 
 def _quoted(path: str) -> str:
-    """A path in a property: no blank ends it, and no percent sign stands for something else."""
-    text = path.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace(":", "\\:")
+    """A path in a list of them: neither blank nor colon ends it."""
+    text = path.replace("\\", "\\\\").replace('"', '\\"').replace(":", "\\:")
     return f'"{text}"'
 
 

@@ -68,14 +68,15 @@ def test_a_disk_sees_itself_and_programs_alone(tmp_path):
     found = properties(words)
     assert {
         "BindsTo=mkops-devices@red.service",
-        "TemporaryFileSystem=/:ro",
+        f"RootDirectory={tmp_path}/disk-0.root",
         "DynamicUser=yes",
         f'BindPaths="{tmp_path}/disk-0"',
-        'BindPaths="/srv/a \\"b\\" 100%%\\:c"',
+        'BindPaths="/srv/a \\"b\\" 100%\\:c"',
         'BindReadOnlyPaths="/srv/base"',
         "CapabilityBoundingSet=CAP_DAC_OVERRIDE",
         "AmbientCapabilities=CAP_DAC_OVERRIDE",
         "PrivateNetwork=yes",
+        "SystemCallFilter=@system-service",
     } <= {*found}
     read_only = properties(units.words(disk_service("red", 1, Disk("/srv/a", read_only=True), units)))
     assert 'BindReadOnlyPaths="/srv/a"' in read_only and 'BindPaths="/srv/a"' not in read_only
@@ -100,7 +101,7 @@ def test_a_share_is_served_by_its_owner(tmp_path, monkeypatch):
     assert f"--shared-dir={share}" in service.argv and "--readonly" not in service.argv
     found = properties(units.words(service))
     assert "User=nobody" in found and "CapabilityBoundingSet=" in found
-    assert not any(one.startswith("AmbientCapabilities") for one in found)
+    assert not any(one.startswith(("AmbientCapabilities", "SystemCallFilter")) for one in found)
     os.chown(share, 0, -1)
     with pytest.raises(Failure, match="belongs to root"):
         user_of(Share(str(share), "t"))
