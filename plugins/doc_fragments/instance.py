@@ -169,7 +169,7 @@ options:
         description:
           - Who reads and writes it on the host, and to whom new files belong. By default the owner of the
             directory; of one that belongs to root, V(nobody) if it is read only.
-          - V(root) gives files to those owners that the spawned kernel says.
+          - Nothing is served as V(root).
         type: str
   labels:
     description:

@@ -62,10 +62,6 @@ _CONFINEMENT = (
 )
 
 
-# What a server of files needs to give them to their owners.
-_ROOTS = "CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_FSETID CAP_MKNOD CAP_SETFCAP CAP_SETGID CAP_SETUID"
-
-
 def find_program(name: str) -> str | None:
     return shutil.which(name) or next(
         (path for place in PLACES if os.access(path := f"{place}/{name}", os.X_OK)), None
@@ -174,7 +170,6 @@ def share_service(name: str, place: int, share: Share, launcher: Launcher) -> Se
         () if share.read_only else (share.path,),
         (share.path,) if share.read_only else (),
         (),
-        _ROOTS if user == "root" else "",
         filters=True,
     )
 
@@ -196,8 +191,8 @@ def user_of(share: Share) -> str:
         if share.read_only:
             return NOBODY
         raise Failure(
-            f"{share.path} cannot be shared: it belongs to root, and nothing is served as root unless"
-            " somebody says so: give user"
+            f"{share.path} cannot be shared: it belongs to root, as whom nothing is served: give user, or"
+            " give the directory to another user"
         )
     return name
 
@@ -263,7 +258,7 @@ class Units(Launcher):
             *(f"DeviceAllow={_quoted(path)} rw" for path in service.devices),
             *(["DynamicUser=yes"] if service.user is None else [f"User={service.user}"]),
             f"CapabilityBoundingSet={capabilities}",
-            *([f"AmbientCapabilities={capabilities}"] if capabilities and service.user != "root" else []),
+            *([f"AmbientCapabilities={capabilities}"] if capabilities else []),
             *_CONFINEMENT,
             *([] if service.filters else ["SystemCallFilter=@system-service"]),
         ]

@@ -240,6 +240,8 @@ def parse_tag(text: str) -> str:
 def parse_user(text: str) -> str:
     if not _USER.fullmatch(text):
         raise ValueError(f"{shown(text)} is not the name of a user")
+    if text == "root":
+        raise ValueError("nothing is served as root: name another user")
     return text
 
 

@@ -107,9 +107,6 @@ def test_a_share_is_served_by_its_owner(tmp_path, monkeypatch):
         user_of(Share(str(share), "t"))
     service = share_service("red", 0, Share(str(share), "t", read_only=True), units)
     assert service.user == "nobody" and service.argv[-1] == "--readonly" and service.readable == (str(share),)
-    service = share_service("red", 0, Share(str(share), "t", user="root"), units)
-    assert "CAP_CHOWN" in service.capabilities
-    assert not any(one.startswith("AmbientCapabilities") for one in properties(units.words(service)))
     os.chown(share, 4242424, -1)
     with pytest.raises(Failure, match="number 4242424, to whom"):
         user_of(Share(str(share), "t"))

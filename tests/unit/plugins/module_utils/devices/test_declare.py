@@ -141,6 +141,7 @@ def test_disks_and_shares():
         ("shares", {"path": "/a", "tag": "a b"}, ["cannot be a tag"]),
         ("shares", {"path": "/a", "tag": "x" * 37}, ["cannot be a tag"]),
         ("shares", {"path": "/a", "tag": "x", "user": "A"}, ["not the name of a user"]),
+        ("shares", {"path": "/a", "tag": "x", "user": "root"}, ["nothing is served as root"]),
     ],
 )
 def test_what_disks_and_shares_cannot_be(option, values, reasons):
