@@ -79,7 +79,7 @@ def _library() -> Any:
         from prometheus_client import CollectorRegistry, generate_latest
     except ImportError as error:
         raise Failure(
-            "metrics needs Prometheus' Python library prometheus_client: install the package"
+            f"metrics needs Prometheus' Python library prometheus_client ({error}): install the package"
             " python3-prometheus-client (Debian's name), or run role mkops.multikernel.monitoring"
         ) from error
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import os
 import stat
+import subprocess
 import time
 
 import pytest
@@ -167,6 +168,16 @@ def test_a_layout_that_is_none(host, told, declare):
     found = told()
     assert value(found, "declared_faults") == 0
     assert "mkops_instance_declared" not in {key[0] for key in found}
+
+
+def test_promtool_finds_nothing_wrong(host, mkops, declare):
+    declare()
+    mkops("apply")
+    text = mkops("metrics").out
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_evidence(host, told):
