@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -92,6 +94,7 @@ def run(paths: Paths, name: str, kerf: str | None, service: bool = False) -> int
 
 
 def _run(paths: Paths, name: str, kerf: str | None, service: bool) -> int:
+    begun = _program()
     layout = declared(paths)
     path = kerf_of(layout, kerf)
     with _signals(), closing(Records(paths)) as log:
@@ -113,8 +116,21 @@ def _run(paths: Paths, name: str, kerf: str | None, service: bool) -> int:
             if not service:
                 say(f"{name}: it is left as it is")
                 return 0
+    if _program() not in (begun, None):
+        # It was replaced meanwhile, and what stopping takes cannot be read from where it was any more.
+        given = ["--kerf", kerf] if kerf else []
+        os.execv(sys.argv[0], [sys.argv[0], "stop", *given, name])
     _stop(paths, name, path, layout)
     return 0
+
+
+def _program() -> tuple[int, ...] | None:
+    """What tells the file of this program from another one in its place; None when there is none."""
+    try:
+        found = os.stat(sys.argv[0])
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def _is_to_rest(paths: Paths, name: str) -> bool:

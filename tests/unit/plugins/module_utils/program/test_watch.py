@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import time
 
@@ -93,6 +94,33 @@ def test_one_that_is_gone_before_anybody_watches(host, mkops, declare, monkeypat
 
     monkeypatch.setattr(change, "converge", gone)
     assert mkops("run", "--service", "red").rc == 5
+
+
+def test_a_program_that_was_replaced_meanwhile_goes_on_as_the_new_one(
+    host, mkops, declare, monkeypatch, tmp_path
+):
+    """What it has not read of its file yet, is not where it was."""
+    file = tmp_path / "mkops"
+    file.write_text("old")
+    monkeypatch.setattr(change.sys, "argv", [str(file)])
+    went_on = []
+    monkeypatch.setattr(change.os, "execv", lambda path, argv: went_on.append((path, argv)))
+    declare()
+    mkops("apply")
+
+    def stopped(*_how):
+        (tmp_path / "new").write_text("new")
+        (tmp_path / "new").replace(file)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(KernelFs, "await_status", stopped)
+    assert mkops("run", "--service", "red", "--kerf", "/kerf").rc == 0
+    assert went_on == [(str(file), [str(file), "stop", "--kerf", "/kerf", "red"])]
+    # One that is gone cannot go on.
+    monkeypatch.setattr(KernelFs, "await_status", lambda *_how: [file.unlink(), signal.raise_signal(15)])
+    mkops("apply")
+    assert mkops("run", "--service", "red").rc == 0
+    assert len(went_on) == 1
 
 
 # Signs of life
