@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Filters for what users of this collection calculate with: CPU lists, sizes, addresses of instances."""
+"""Filters for what users of this collection calculate with: CPU lists, sizes, instances in a fleet."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.cpuset import format_cpus, parse_cpus
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.size import format_size, parse_size
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.text import shown
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide import fleet
+from ansible_collections.mkops.multikernel.plugins.plugin_utils import guests
 from ansible_collections.mkops.multikernel.plugins.plugin_utils.report import page
 
 try:
@@ -97,10 +99,42 @@ def fleet_report(hosts, title: str = "Kernels side by side", at: str = "an unkno
     return page(hosts, title, at)
 
 
+def place(instances, hosts, policy: str = fleet.SPREAD) -> dict:
+    """A host for every instance, or all reasons why some have none."""
+    if policy not in fleet.POLICIES:
+        raise AnsibleFilterError(f"mkops.multikernel.place: policy: {shown(policy)} is not spread or pack")
+    wanted, reasons = fleet.read_instances(instances)
+    found, more = fleet.read_hosts(hosts)
+    if reasons or more:
+        raise AnsibleFilterError(f"mkops.multikernel.place: {'; '.join([*reasons, *more])}")
+    return fleet.place(found, wanted, policy)
+
+
+def instance_hosts(facts) -> list[dict]:
+    """Instances of hosts as hosts of an inventory."""
+    if not isinstance(facts, Mapping):
+        raise AnsibleFilterError(
+            f"mkops.multikernel.instance_hosts: {shown(facts)} is not a dictionary by host"
+        )
+    found = []
+    for host, said in facts.items():
+        try:
+            instances = guests.variables_of(str(host), said)
+        except guests.NoInstances as error:
+            raise AnsibleFilterError(f"mkops.multikernel.instance_hosts: host {host}: {error}") from error
+        for variables in instances:
+            name = f"{variables['mkops_name']}.{host}"
+            if guests.is_host_name(name):
+                groups = guests.groups_of(variables, ("name", "host", "state"), guests.PREFIX)
+                way = guests.by_kerf(variables)
+                found.append({"inventory_name": name, "groups": groups, **variables, **way})
+    return found
+
+
 class FilterModule:
     def filters(self) -> dict:
         functions = (
             *(cpus_expand, cpus_compress, cpus_intersect, size_bytes, size_human),
-            *(instance_addresses, fleet_report),
+            *(instance_addresses, instance_hosts, place, fleet_report),
         )
         return {function.__name__: function for function in functions}

@@ -20,7 +20,11 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 TOP = Path(__file__).parents[2]
 NAME = "mkops.multikernel."
 TEXTS = [TOP / "README.md", TOP / "CONTRIBUTING.md", *TOP.glob("docs/*.md"), *TOP.glob("roles/*/README.md")]
-PLUGINS = [path for room in ("modules", "lookup", "filter") for path in (TOP / "plugins" / room).iterdir()]
+PLUGINS = [
+    path
+    for room in ("modules", "lookup", "filter", "connection", "inventory")
+    for path in (TOP / "plugins" / room).iterdir()
+]
 MODULES = {path.stem for path in (TOP / "plugins/modules").glob("*.py")}
 ROLES = {path.name for path in (TOP / "roles").iterdir()}
 # Of a play, a task or a block, which are not a module's name.
@@ -33,6 +37,21 @@ until delay roles run_once serial strategy tags tasks throttle vars vars_files w
 """
 # The roles merge these with what begins with them and an underscore.
 MERGED = ("instances_pool", "instances_declared", "instances_defaults", "instances_profiles")
+
+
+def options_of(plugin: str) -> dict[str, Any]:
+    """What a plugin's documentation says of its options."""
+    module = importlib.import_module(
+        f"ansible_collections.mkops.multikernel.plugins.{plugin.replace('/', '.')}"
+    )
+    return yaml.safe_load(module.DOCUMENTATION)["options"]
+
+
+KERF_VARIABLES = {
+    variable["name"]
+    for option in options_of("connection/kerf").values()
+    for variable in option.get("vars", ())
+}
 
 
 class Captured(Exception):
@@ -124,12 +143,27 @@ class Reader:
                 self.top(document)
 
     def top(self, values: dict[str, Any]) -> None:
-        """An inventory, or variables of a group."""
-        if any(isinstance(value, dict) and {"hosts", "children"} & set(value) for value in values.values()):
+        """An inventory, the configuration of one, or variables of a group."""
+        if "plugin" in values:
+            self.inventory(values)
+        elif any(isinstance(value, dict) and {"hosts", "children"} & set(value) for value in values.values()):
             for group in values.values():
                 self.group(group)
         else:
             self.variables(values)
+
+    def inventory(self, values: dict[str, Any]) -> None:
+        self.checked += 1
+        name = values["plugin"].removeprefix(NAME)
+        known = options_of(f"inventory/{name}").keys() | {
+            "compose",
+            "groups",
+            "keyed_groups",
+            "strict",
+            "cache",
+        }
+        self.faults += [f"{name} has no option {key}" for key in sorted(values.keys() - known)]
+        self.variables(values.get("compose", {}))
 
     def group(self, group: Any) -> None:
         self.variables((group or {}).get("vars", {}))
@@ -185,6 +219,10 @@ class Reader:
                 self.checked += 1
                 spec = {base: ALL_OPTIONS[base]}
                 self.faults += [f"{name}: {fault}" for fault in faults({base: value}, spec)]
+            elif name.startswith("ansible_kerf_"):
+                self.checked += 1
+                if name not in KERF_VARIABLES:
+                    self.faults.append(f"{name} is no variable of the connection")
             elif base.split("_")[0] in {role.split("_")[0] for role in ROLES}:
                 self.faults.append(f"{name} is no variable of a role")
 
@@ -223,6 +261,8 @@ def test_every_module_has_an_example_of_itself(path, monkeypatch):
         ("- mkops.multikernel.instance: {cpus: [1]}", "name"),
         ("- mkops.multikernel.instance: {name: one, state: sleeping}", "sleeping"),
         ("- mkops.multikernel.pol: {}", "there is no module pol"),
+        ("{plugin: mkops.multikernel.instances, colour: red}", "has no option colour"),
+        ("{x: {hosts: {y: {ansible_kerf_pilot: z}}}}", "ansible_kerf_pilot is no variable of the connection"),
         ("- pool: {cpus: '1'}", "no full name"),
         ("- {hosts: all, roles: [{role: mkops.multikernel.hosts}]}", "there is no role hosts"),
         (

@@ -37,7 +37,7 @@ def entry(number: int, name: str, mode: int, data: bytes = b"", device: tuple[in
 
 def archive(busybox: bytes, agent: bytes | None, programs: dict[Path, bytes]) -> bytes:
     directory, program = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o755
-    base = ("bin", "dev", "proc", "root", "sbin", "sys", "tmp")
+    base = ("bin", "dev", "etc", "etc/ansible", "etc/ansible/facts.d", "proc", "root", "sbin", "sys", "tmp")
     parents = {str(parent)[1:] for path in programs for parent in path.parents} - {"", *base}
     members = [
         *((name, directory) for name in (*base, *sorted(parents))),
@@ -45,6 +45,7 @@ def archive(busybox: bytes, agent: bytes | None, programs: dict[Path, bytes]) ->
         ("bin/busybox", program, busybox),
         ("bin/mkops-facts", program, (HERE / "mkops-facts").read_bytes()),
         *((f"sbin/{name}", program, (HERE / name).read_bytes()) for name in ("mkops-network", "mkops-lease")),
+        ("etc/ansible/facts.d/mkops.fact", program, (HERE / "mkops.fact").read_bytes()),
         ("sbin/poweroff", program, (HERE / "poweroff").read_bytes()),
         # There is no other name for a shell before it has run.
         ("init", program, b"#!/bin/busybox sh\n" + (HERE / "init").read_bytes()),

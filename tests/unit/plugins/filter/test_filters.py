@@ -67,3 +67,36 @@ def test_the_library_is_named_when_it_is_missing(monkeypatch):
     monkeypatch.setattr(multikernel, "netaddr", None)
     with pytest.raises(AnsibleFilterError, match="pip install netaddr"):
         FILTERS["instance_addresses"]([], "10.0.0.0/24")
+
+
+def test_place():
+    filters = multikernel.FilterModule().filters()
+    hosts = {"big": {"cpus": 12, "memory": "64G"}, "small": {"cpus": 4, "memory": "8G"}}
+    wanted = {f"web{number}": {"cpu_count": 2, "memory": "4G", "apart": "web"} for number in (1, 2)}
+    placed = {"placed": {"web1": "big", "web2": "small"}, "moved": {}, "reasons": []}
+    assert filters["place"](wanted, hosts) == placed
+    with pytest.raises(AnsibleFilterError, match="policy: 'full' is not spread or pack"):
+        filters["place"](wanted, hosts, "full")
+    with pytest.raises(AnsibleFilterError, match=r"web: cpu_count: .*; host big: cpus: "):
+        filters["place"]({"web": {"memory": "1G"}}, {"big": {"memory": 1}})
+
+
+def test_instance_hosts():
+    convert = multikernel.FilterModule().filters()["instance_hosts"]
+    facts = {
+        "big": {"instances": [{"name": "web", "id": 2, "state": "active"}, {"name": "a b"}], "changed": True},
+        "small": {"instances": []},
+    }
+    (web,) = convert(facts)
+    assert web["inventory_name"] == "web.big"
+    assert web["groups"] == ["mkops_instances", "mkops_web", "mkops_host_big", "mkops_state_active"]
+    way = {key: value for key, value in web.items() if key.startswith("ansible_")}
+    assert way == {
+        "ansible_connection": "mkops.multikernel.kerf",
+        "ansible_kerf_host": "big",
+        "ansible_kerf_instance": "web",
+    }
+    with pytest.raises(AnsibleFilterError, match="'x' is not a dictionary by host"):
+        convert("x")
+    with pytest.raises(AnsibleFilterError, match="host big: there is no 'instances' in it"):
+        convert({"big": {"failed": True}})
