@@ -60,6 +60,7 @@ _HUNG = 10000  # milliseconds without a sign of life, as the kernel counts a spa
 _LAG = 2.0  # seconds that the kernel may take to say why a connection has ended
 _BACKLOG = 1 << 20  # bytes that the caller has not taken yet
 _CHUNK = 65536
+_TURNS = 16
 _TEXT = 300  # characters of what the instance says in an error
 
 
@@ -256,23 +257,30 @@ class Session:
 
     def _send(self) -> None:
         try:
-            del self.to_send[: self.channel.send(bytes(self.to_send[:_CHUNK]))]
+            # As much as goes: packets are small, and to wait for each anew costs more than to send it.
+            for _turn in range(_TURNS):
+                with memoryview(self.to_send) as view:
+                    sent = self.channel.send(view[:_CHUNK])
+                del self.to_send[:sent]
+                if not self.to_send:
+                    break
         except BlockingIOError:
             pass
         except OSError:
             self.to_send.clear()  # what it has said before is read nevertheless
 
     def _receive(self) -> None:
-        try:
-            data = self.channel.recv(4 * _CHUNK)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self.gone = True
-            return
-        self.received += data
+        for _turn in range(_TURNS):
+            try:
+                data = self.channel.recv(_CHUNK)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            if not data:
+                self.gone = True
+                break
+            self.received += data
         at = 0
         while self.exit_code is None and len(self.received) - at >= _HEAD.size:
             length, kind, _zero = _HEAD.unpack_from(self.received, at)
@@ -315,7 +323,7 @@ def converse(session: Session, name: str, epoch: str, patience: float, seconds: 
     while session.exit_code is None:
         session.step(_LOOK)
         now = time.monotonic()
-        if session.gone:
+        if session.gone and session.exit_code is None:
             # Who is told why it died has to give the kernel the time to notice.
             while time.monotonic() - now < _LAG:
                 check(name, epoch)
