@@ -45,6 +45,9 @@ def archive(busybox: bytes, agent: bytes | None, programs: dict[Path, bytes]) ->
         ("bin/busybox", program, busybox),
         ("bin/mkops-facts", program, (HERE / "mkops-facts").read_bytes()),
         *((f"sbin/{name}", program, (HERE / name).read_bytes()) for name in ("mkops-network", "mkops-lease")),
+        # Somebody to be: shells and Ansible look for the home of root.
+        ("etc/passwd", stat.S_IFREG | 0o644, b"root::0:0:root:/root:/bin/sh\n"),
+        ("etc/group", stat.S_IFREG | 0o644, b"root:x:0:\n"),
         ("etc/ansible/facts.d/mkops.fact", program, (HERE / "mkops.fact").read_bytes()),
         ("sbin/poweroff", program, (HERE / "poweroff").read_bytes()),
         # There is no other name for a shell before it has run.
