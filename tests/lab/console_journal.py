@@ -9,6 +9,7 @@ console_journal.py NAME     on the host, as root; its unit is active and restart
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -81,11 +82,13 @@ def main():
     type_(name, f"i=0; while [ $i -lt {LINES} ]; do echo =$i=; i=$((i+1)); sleep 0.02; done; echo do'n'e")
     kills = 0
     while "done" not in journal(name):
-        process = pid(name)
-        if process:
-            os.kill(process, 9)
-            kills += 1
-        time.sleep(2)
+        # One that has begun to listen; how long that takes, depends on the machine.
+        until(
+            "its watcher listens", lambda: said("systemctl", "is-active", f"mkops@{name}").strip() == "active"
+        )
+        time.sleep(random.uniform(0, 2))
+        os.kill(pid(name), 9)
+        kills += 1
         if kills > 50:
             sys.exit("it does not come to an end")
     until("its watcher is back", lambda: said("systemctl", "is-active", f"mkops@{name}").strip() == "active")
