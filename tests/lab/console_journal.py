@@ -94,7 +94,7 @@ def main():
     until("its watcher is back", lambda: said("systemctl", "is-active", f"mkops@{name}").strip() == "active")
     found = [line for line in journal(name) if line[:1] == line[-1:] == "=" and line[1:-1].isdecimal()]
     twice = len(found) - LINES
-    if [*dict.fromkeys(found)] != [f"={number}=" for number in range(LINES)] or not 0 <= twice <= kills:
+    if [*dict.fromkeys(found)] != [f"={number}=" for number in range(LINES)] or not 0 <= twice <= 10 * kills:
         sys.exit(f"not each of {LINES} lines, over {kills} kills: {found}")
     print(f"each of {LINES} lines, {twice} of them twice: its watcher was killed {kills} times", flush=True)
 
