@@ -291,6 +291,8 @@ class Builder:
             shutil.copy2(package, out)
         # Spawned kernels are loaded from the ELF image: its notes and headers stay, what debuggers want goes.
         must(["objcopy", "--strip-debug", tree / "vmlinux", out / "vmlinux"], "strip vmlinux")
+        if self.signer:
+            self.signer.append(out / "vmlinux")
         shutil.copyfile(tree / ".config", out / "config")
         shutil.copyfile(self.log, out / "build.log")
         manifest = {

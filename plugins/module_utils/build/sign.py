@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..common.command import must
 from ..common.errors import Failure
+
+# What follows the signature of a module, and of a kernel that is to be spawned: struct module_signature of
+# include/linux/module_signature.h (algorithm and hash are in the PKCS#7 message), and the marker.
+PKEY_ID_PKCS7 = 2
+MODULE_SIGNATURE = struct.Struct(">BBBBB3xI")
+MARKER = b"~Module signature appended~\n"
 
 # Tool and the Debian package that brings it.
 TOOLS = {"sbsign": "sbsigntool", "sbverify": "sbsigntool", "openssl": "openssl"}
@@ -65,6 +72,18 @@ class Signer:
         argv = ("sbsign", "--key", self.key, "--cert", self.certificate, "--output", signed)
         must((*argv, image), f"sign {image.name}")
         signed.replace(image)
+
+    def append(self, vmlinux: Path) -> None:
+        """Append a signature as scripts/sign-file does, for hosts that are locked down."""
+        message = vmlinux.with_name(f"{vmlinux.name}.p7s")
+        kind = ("-binary", "-noattr", "-nocerts", "-md", "sha256", "-outform", "DER")
+        names = ("-signer", self.certificate, "-inkey", self.key, "-in", vmlinux, "-out", message)
+        must(("openssl", "cms", "-sign", *kind, *names), f"sign {vmlinux.name}")
+        signature = message.read_bytes()
+        message.unlink()
+        described = MODULE_SIGNATURE.pack(0, 0, PKEY_ID_PKCS7, 0, 0, len(signature))
+        with vmlinux.open("ab") as file:
+            file.write(signature + described + MARKER)
 
     def verify(self, image: Path) -> None:
         argv = ("sbverify", "--cert", self.certificate, image)

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -126,8 +127,12 @@ def test_results_are_put_in_place(build, cache, tree):
     build.log.write_text("log")
     (build.work / f"linux-image-{release}_6.12.107-1_amd64.deb").write_text("deb")
     shutil.copy("/bin/true", tree / "vmlinux")
+    signed = []
+    build.signer = SimpleNamespace(append=lambda path: signed.append(path.name))
 
     manifest = build._collect(tree, {"A": "y"}, release, 7, 1.23)
+
+    assert signed == ["vmlinux"]
 
     assert manifest == cache.manifest(build.key)
     assert manifest["release"] == release

@@ -59,6 +59,29 @@ def test_the_certificate_of_another_key(signer, tmp_path):
     assert "does not belong to sign.key" in reason
 
 
+def test_a_signature_is_appended(signer, tmp_path):
+    vmlinux, message = tmp_path / "vmlinux", tmp_path / "message"
+    vmlinux.write_bytes(b"\x7fELF\n\r\n" * 1000)
+    content = vmlinux.read_bytes()
+    signer.append(vmlinux)
+    signed = vmlinux.read_bytes()
+    assert signed.startswith(content)
+    assert signed.endswith(b"~Module signature appended~\n")
+    # struct module_signature: nothing but the kind, PKCS#7, and the length
+    described = signed[-40:-28]
+    assert described[:8] == bytes([0, 0, 2, 0, 0, 0, 0, 0])
+    size = int.from_bytes(described[8:], "big")
+    assert len(signed) == len(content) + size + 40
+    message.write_bytes(signed[-40 - size : -40])
+    original = tmp_path / "original"
+    original.write_bytes(content)
+    trust = ["-certfile", signer.certificate, "-CAfile", signer.certificate, "-purpose", "any"]
+    names = ["-in", message, "-content", original, "-out", tmp_path / "out"]
+    argv = ["openssl", "cms", "-verify", "-binary", "-inform", "DER", *trust, *names]
+    subprocess.run(argv, check=True, capture_output=True)
+    assert not list(tmp_path.glob("*.p7s"))
+
+
 def test_the_key_of_the_modules_is_there_only_meanwhile(signer, tmp_path):
     (tmp_path / "certs").mkdir()
     path = tmp_path / signer.module_key
