@@ -15,7 +15,8 @@ SHAPE ?= smp4
 TESTS ?=
 
 export MKOPS_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mkops
-SERIES_TREE := $(MKOPS_CACHE)/series-test/linux-6.12
+SERIES ?= $(lastword $(shell ls roles/kernel/files/series | sort -V))
+SERIES_TREE := $(MKOPS_CACHE)/series-test/linux-$(SERIES)
 export PATH := $(MKOPS_CACHE)/venv/bin:$(MKOPS_CACHE)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.ansible/collections
@@ -81,21 +82,21 @@ docs-site: ## The documentation as a site, as antsibull-docs makes it, in .ansib
 	@tools/docs-site
 
 .PHONY: kernel-test
-kernel-test: ## The series' selftests on a host that boots it (VARIANT=normal SHAPE=smp4 TESTS=all)
+kernel-test: ## The series' selftests on a host that boots it (VARIANT=normal SHAPE=smp4 TESTS=all SERIES=newest)
 	@tools/bootstrap build lab test
-	tools/series sync $(SERIES_TREE)
+	tools/series sync --kernel $(SERIES) $(SERIES_TREE)
 	tools/kernel-lab --tree $(SERIES_TREE) build $(VARIANT)
 	tools/kernel-lab --tree $(SERIES_TREE) run --variant $(VARIANT) --shape $(SHAPE) $(TESTS)
 
 .PHONY: kernel-test-full
 kernel-test-full: ## The same on all kernels and machines, endurance, sparse, 30 minutes of fuzzing
 	@tools/bootstrap build lab test full
-	tools/series sync $(SERIES_TREE)
+	tools/series sync --kernel $(SERIES) $(SERIES_TREE)
 	for variant in normal lockdep kasan; do \
 		tools/kernel-lab --tree $(SERIES_TREE) build $$variant; \
 		tools/kernel-lab --tree $(SERIES_TREE) run --variant $$variant; \
 	done
-	for shape in numa mem8g la57 x2apic bios uefi; do \
+	for shape in numa mem8g la57 x2apic bios uefi locked; do \
 		tools/kernel-lab --tree $(SERIES_TREE) run --shape $$shape; \
 	done
 	tools/kernel-lab --tree $(SERIES_TREE) run --name long --timeout 7200 \

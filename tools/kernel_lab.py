@@ -35,19 +35,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TOP / "roles/lab/files"), str(TOP / "roles/spawn_image/files")]
+sys.path[:0] = [str(TOP / "roles/lab/files"), str(TOP / "roles/spawn_image/files"), str(TOP / "plugins")]
+sys.path.append(str(TOP / "tools"))
 
 import lab_vm  # noqa: E402
 import make_initramfs as cpio  # noqa: E402
+from module_utils.build.sign import Signer  # noqa: E402
+from series import kernels  # noqa: E402
 
 CACHE = Path(
     os.environ.get("MKOPS_CACHE")
     or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mkops"
 )
-TREE = CACHE / "series/linux-6.12"
+TREE = CACHE / f"series/linux-{kernels()[-1]}"
 SELFTESTS = "tools/testing/selftests/multikernel"
 LOGS = TOP / ".lab/kernel"
 BUSYBOX = Path("/bin/busybox")
+# Reads the memory of a spawn that has died.
+MAKEDUMPFILE = Path("/usr/bin/makedumpfile")
 
 # The test that ends the host by a kexec: the next kernel prints its result, and what is to come last.
 LAST = "takeover"
@@ -98,6 +103,8 @@ class Shape:
     append: str = ""
     firmware: str = ""
     probes: tuple[str, ...] = field(default=())
+    # What is run if nothing is asked for, instead of all tests.
+    tests: tuple[str, ...] = ()
 
 
 SHAPES = {
@@ -146,6 +153,15 @@ SHAPES = {
         memory="5G",
         firmware="uefi",
         probes=("[ -e /sys/firmware/efi ]", "grep -q BOOT_IMAGE= /proc/cmdline"),
+    ),
+    "locked": Shape(
+        "a machine that a test locks down",
+        cpus="2",
+        probes=(
+            "mount -t securityfs none /sys/kernel/security",
+            "grep -qF '[none]' /sys/kernel/security/lockdown",
+        ),
+        tests=("signature", "lockdown", "signature"),
     ),
 }  # fmt: skip
 
@@ -247,6 +263,11 @@ class Built:
     def selftests(self) -> Path:
         return self.out / "kselftest/multikernel"
 
+    @property
+    def signs(self) -> bool:
+        """Does it know signatures?"""
+        return (self.out / "certs/signing_key.x509").exists()
+
 
 def built(tree: Path, variant: str) -> Built:
     return Built(tree.with_name(f"{tree.name}-{variant}"))
@@ -333,7 +354,10 @@ def make_host_initramfs(target: Path, made: Built, jobs: str, extra: dict[str, P
         ("jobs", plain, jobs.encode()),
         ("vmlinux", plain, made.vmlinux.read_bytes()),
     ]
-    members += [(name, plain, path.read_bytes()) for name, path in (extra or {}).items()]
+    made_of = {str(parent) for name in extra or {} for parent in Path(name).parents} - {"."}
+    members += [(name, directory) for name in sorted(made_of - {member[0] for member in members})]
+    for name, path in (extra or {}).items():
+        members.append((name, program if os.access(path, os.X_OK) else plain, path.read_bytes()))
     for path in sorted(made.selftests.iterdir()):
         if path.is_file() and os.access(path, os.X_OK):
             members.append((f"tests/{path.name}", program, path.read_bytes()))
@@ -341,6 +365,40 @@ def make_host_initramfs(target: Path, made: Built, jobs: str, extra: dict[str, P
     with target.open("wb") as file:
         for number, member in enumerate(members, start=1):
             file.write(cpio.entry(number, *member))
+
+
+def make_signatures(made: Built, scratch: Path) -> dict[str, Path]:
+    """What is appended to the kernel to sign it: with the key that it trusts, and with another one."""
+    if not made.signs:
+        return {}
+    key, certificate = scratch / "other.key", scratch / "other.pem"
+    argv = ["openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-batch"]
+    argv += ["-subj", "/CN=nobody", "-keyout", str(key), "-out", str(certificate)]
+    run(argv, "make a key that nobody trusts")
+    trusted = made.out / "certs/signing_key.pem"  # of key and certificate
+    size, found = made.vmlinux.stat().st_size, {}
+    for name, signer in (
+        ("vmlinux.sig", Signer(trusted, trusted)),
+        ("vmlinux.other", Signer(key, certificate)),
+    ):
+        signed = scratch / "signed"
+        shutil.copy(made.vmlinux, signed)
+        signer.append(signed)
+        found[name] = scratch / name
+        with signed.open("rb") as file:
+            file.seek(size)
+            found[name].write_bytes(file.read())
+        signed.unlink()
+    return found
+
+
+def with_libraries(program: Path) -> dict[str, Path]:
+    """A program and the libraries that it is linked with, where the machine has them, too."""
+    if not program.exists():
+        raise LabError(f"{program} is missing: run `tools/bootstrap lab`")
+    listed = run(["ldd", str(program)], f"ask what {program.name} is linked with")
+    libraries = re.findall(r"(?:=> |^\s*)(/\S+) \(0x", listed, re.M)
+    return {name.lstrip("/"): Path(name) for name in [str(program), *libraries]}
 
 
 def check_inputs(made: Built) -> None:
@@ -450,7 +508,7 @@ def run_tests(args: argparse.Namespace) -> None:
     made = built(args.tree, args.variant)
     check_inputs(made)
     build_selftests(args.tree, made, args.jobs, headers=False)
-    tests = wanted_tests(args.tests, [*test_names(args.tree), LAST])
+    tests = wanted_tests(args.tests or list(shape.tests), [*test_names(args.tree), LAST])
     extra = {"bzImage": made.bzimage} if tests[-1][0] == LAST else {}
     for test in tests:
         if not (made.selftests / test[0]).exists():
@@ -464,6 +522,7 @@ def run_tests(args: argparse.Namespace) -> None:
     timeout = args.timeout * SLOWNESS[args.variant]
     with tempfile.TemporaryDirectory(prefix="kernel-lab-", dir=directory) as scratch:
         initramfs = Path(scratch, "initramfs")
+        extra |= make_signatures(made, Path(scratch)) | with_libraries(MAKEDUMPFILE)
         make_host_initramfs(initramfs, made, jobs_script(shape, tests, settings), extra)
         append = f"console=ttyS0 panic=-1 ignore_loglevel {shape.append} {args.append}".strip()
         argv = [
@@ -772,7 +831,7 @@ def base_warnings(args: argparse.Namespace, made: Built, name: str) -> list[str]
 
 def shapes(_args: argparse.Namespace) -> None:
     for name, shape in SHAPES.items():
-        print(f"{name:<10} {shape.text}")
+        print(f"{name:<10} {shape.text}{': ' if shape.tests else ''}{', '.join(shape.tests)}")
     print()
     for name, fragments in VARIANTS.items():
         print(f"{name:<10} {' '.join(('lab', 'multikernel', *fragments))}")

@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
@@ -38,11 +39,7 @@ from module_utils.common.dotconfig import parse_config  # noqa: E402
 from module_utils.common.errors import Failure, Refused  # noqa: E402
 from module_utils.common.files import read_text  # noqa: E402
 
-VERSION = "6.12"
-PACKAGE = f"linux-source-{VERSION}"
 FILES = TOP / "roles/kernel/files"
-SERIES = FILES / "series" / VERSION
-EXCEPTIONS = SERIES / "checkpatch.exceptions"
 CACHE = Path(
     os.environ.get("MKOPS_CACHE")
     or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mkops"
@@ -64,6 +61,36 @@ ANONYMOUS = {
 }
 
 
+@dataclass(frozen=True)
+class Series:
+    """The patches for one kernel version, and where Debian has its source."""
+
+    version: str
+    suite: str = SUITE
+
+    @property
+    def package(self) -> str:
+        return f"linux-source-{self.version}"
+
+    @property
+    def directory(self) -> Path:
+        return FILES / "series" / self.version
+
+    @property
+    def exceptions(self) -> Path:
+        return self.directory / "checkpatch.exceptions"
+
+    @property
+    def tree(self) -> Path:
+        return CACHE / f"series/linux-{self.version}"
+
+
+def kernels() -> list[str]:
+    """The versions that there is a series for, the oldest first."""
+    found = [path.name for path in (FILES / "series").iterdir() if path.is_dir()]
+    return sorted(found, key=lambda name: [int(part) for part in name.split(".")])
+
+
 def say(text: str) -> None:
     print(f"series: {text}", flush=True)
 
@@ -81,17 +108,17 @@ def git(directory: Path, *args: str, show: bool = False, **environment: str) -> 
     return must(argv, f"run git {args[0]} in {directory}", env=os.environ | environment).stdout
 
 
-def source(version: str | None) -> tuple[Source, Path]:
+def source(series: Series, version: str | None) -> tuple[Source, Path]:
     mirror = os.environ.get("MKOPS_DEBIAN_MIRROR") or machine_mirror()
-    archive = Archive(CACHE / "sources", mirror, SUITE, KEYRING)
-    found = archive.resolve(PACKAGE, version, warn, LISTS_VALID_SECONDS)
-    return found, archive.fetch(found, PACKAGE)
+    archive = Archive(CACHE / "sources", mirror, series.suite, KEYRING)
+    found = archive.resolve(series.package, version, warn, LISTS_VALID_SECONDS)
+    return found, archive.fetch(found, series.package)
 
 
 # --- unpack, apply, build, export -----------------------------------------------------------------
 
 
-def unpack_base(directory: Path, found: Source, archive: Path) -> None:
+def unpack_base(directory: Path, series: Series, found: Source, archive: Path) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
         say(f"unpacks {archive.name}")
@@ -99,7 +126,7 @@ def unpack_base(directory: Path, found: Source, archive: Path) -> None:
         git(tree, "init", "--quiet", "--initial-branch=series")
         git(tree, "config", "gc.auto", "0")  # packing 85,000 files would take minutes of CPU from the build
         git(tree, "add", "--all", "--force")
-        git(tree, "commit", "--quiet", "--message", f"{PACKAGE} {found.version}", **ANONYMOUS)
+        git(tree, "commit", "--quiet", "--message", f"{series.package} {found.version}", **ANONYMOUS)
         git(tree, "tag", "base")
         tree.rename(directory)
 
@@ -107,7 +134,7 @@ def unpack_base(directory: Path, found: Source, archive: Path) -> None:
 def unpack(args: argparse.Namespace) -> None:
     if args.dir.exists():
         raise Failure(f"{args.dir} exists; remove it, or give another directory")
-    unpack_base(args.dir, *source(args.version))
+    unpack_base(args.dir, args.series, *source(args.series, args.version))
     apply(args)
     say(f"{args.dir} is ready: commit there, then `tools/series build` and `tools/series export`")
 
@@ -117,15 +144,15 @@ def apply(args: argparse.Namespace) -> None:
         raise Failure(
             f"{args.dir} is not at {args.base}; save what is there, then `git reset --hard {args.base}`"
         )
-    patches = read_series(SERIES)
+    patches = read_series(args.series.directory)
     if patches:
         git(args.dir, "am", "--quiet", "--3way", *map(str, patches), show=True)
     say(f"{len(patches)} patches applied to {args.dir}")
 
 
 def sync(args: argparse.Namespace) -> None:
-    found, archive = source(args.version)
-    patches = read_series(SERIES)
+    found, archive = source(args.series, args.version)
+    patches = read_series(args.series.directory)
     digest = hashlib.sha256(b"".join(patch.read_bytes() for patch in patches)).hexdigest()
     # Written last: a repository without it may hold half of anything.
     mark, wanted = args.dir / ".git/mkops-synced", f"{found.sha256} {digest}\n"
@@ -137,7 +164,7 @@ def sync(args: argparse.Namespace) -> None:
         if args.dir.exists() and not mark.exists():
             raise Failure(f"{args.dir} was not made by sync: remove it, or give another directory")
         shutil.rmtree(args.dir, ignore_errors=True)
-        unpack_base(args.dir, found, archive)
+        unpack_base(args.dir, args.series, found, archive)
     mark.write_text(f"{found.sha256}\n")
     # of an interrupted run
     shutil.rmtree(args.dir / ".git/rebase-apply", ignore_errors=True)
@@ -184,12 +211,13 @@ def export(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         git(args.dir, *FORMAT_PATCH, "--quiet", f"--output-directory={scratch}", f"{args.base}..HEAD")
         patches = sorted(Path(scratch).glob("*.patch"))
-        SERIES.mkdir(parents=True, exist_ok=True)
-        for old in SERIES.glob("*.patch"):
+        directory = args.series.directory
+        directory.mkdir(parents=True, exist_ok=True)
+        for old in directory.glob("*.patch"):
             old.unlink()
         for patch in patches:
-            shutil.copy(patch, SERIES)
-    say(f"{len(patches)} patches written to {SERIES.relative_to(TOP)}")
+            shutil.copy(patch, directory)
+    say(f"{len(patches)} patches written to {directory.relative_to(TOP)}")
 
 
 # --- check ------------------------------------------------------------------------------------------
@@ -208,14 +236,14 @@ def touched(patches: list[Path]) -> set[str]:
     return needed
 
 
-def pristine(archive: Path, digest: str, names: set[str]) -> Path:
+def pristine(series: Series, archive: Path, digest: str, names: set[str]) -> Path:
     """These files of the source, unpacked once: reading the whole archive takes the time."""
     root = CACHE / "sources" / f"files-{digest[:16]}"
     missing = sorted(name for name in names if not (root / name).exists())
     if missing:
         root.mkdir(parents=True, exist_ok=True)
-        listing = "".join(f"{PACKAGE}/{name}\n" for name in missing)
-        inner_tar = ["tar", "-xO", f"./usr/src/{PACKAGE}.tar.xz"]
+        listing = "".join(f"{series.package}/{name}\n" for name in missing)
+        inner_tar = ["tar", "-xO", f"./usr/src/{series.package}.tar.xz"]
         with tempfile.NamedTemporaryFile("w") as file:
             file.write(listing)
             file.flush()
@@ -233,16 +261,16 @@ def pristine(archive: Path, digest: str, names: set[str]) -> Path:
     return root
 
 
-def read_exceptions() -> dict[tuple[str, str], str]:
+def read_exceptions(path: Path) -> dict[tuple[str, str], str]:
     """Lines of PATCH-PATTERN TYPE REASON."""
     found = {}
-    lines = EXCEPTIONS.read_text().splitlines() if EXCEPTIONS.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
     for number, line in enumerate(lines, 1):
         words = line.split(maxsplit=2)
         if not words or words[0].startswith("#"):
             continue
         if len(words) < 3:
-            raise Failure(f"{EXCEPTIONS.name}:{number}: write PATCH-PATTERN TYPE REASON")
+            raise Failure(f"{path.name}:{number}: write PATCH-PATTERN TYPE REASON")
         found[words[0], words[1]] = words[2]
     return found
 
@@ -278,14 +306,14 @@ def remarks(patch: Path, root: Path) -> list[tuple[str, str]]:
 
 
 def check(args: argparse.Namespace) -> None:
-    patches = read_series(SERIES)
+    patches = read_series(args.series.directory)
     if not patches:
         say("the series is empty")
         return
-    found, archive = source(args.version)
-    root = pristine(archive, found.sha256, touched(patches) | set(CHECKPATCH))
+    found, archive = source(args.series, args.version)
+    root = pristine(args.series, archive, found.sha256, touched(patches) | set(CHECKPATCH))
     problems = application_problems(patches, root)
-    exceptions, used = read_exceptions(), set()
+    exceptions, used = read_exceptions(args.series.exceptions), set()
     for patch in patches:
         for kind, text in remarks(patch, root):
             allowed = {
@@ -296,7 +324,8 @@ def check(args: argparse.Namespace) -> None:
             used |= allowed
             if not allowed:
                 problems.append(f"{patch.name}: {kind}: {text}")
-    problems += [f"{EXCEPTIONS.name}: {' '.join(key)} is not needed" for key in exceptions if key not in used]
+    name = args.series.exceptions.name
+    problems += [f"{name}: {' '.join(key)} is not needed" for key in exceptions if key not in used]
     if problems:
         raise Failure("\n".join(problems))
     say(f"{len(patches)} patches apply to {archive.name} and are clean for checkpatch")
@@ -311,9 +340,10 @@ def main() -> int:
         "dir",
         nargs="?",
         type=Path,
-        default=CACHE / f"series/linux-{VERSION}",
-        help="the repository (%(default)s)",
+        help=f"the repository ({CACHE}/series/linux-KERNEL)",
     )
+    parser.add_argument("--kernel", default=kernels()[-1], help="version whose series it is (%(default)s)")
+    parser.add_argument("--suite", default=SUITE, help="of Debian, that has its source (%(default)s)")
     parser.add_argument("--base", default="base", help="what the commits of the series follow (%(default)s)")
     parser.add_argument("--version", help="exact version of the source package (the newest)")
     parser.add_argument("--profile", default="lab", help="fragment to build with (%(default)s)")
@@ -323,7 +353,8 @@ def main() -> int:
         "--jobs", type=int, default=len(os.sched_getaffinity(0)), help="compilers at once (%(default)s)"
     )
     args = parser.parse_args()
-    args.dir = args.dir.absolute()
+    args.series = Series(args.kernel, args.suite)
+    args.dir = (args.dir or args.series.tree).absolute()
     args.out = args.out and args.out.absolute()
     try:
         globals()[args.command](args)
