@@ -113,7 +113,8 @@ SHAPES = {
         "8 CPUs: 2 NUMA nodes, 2 cores each with 2 threads",
         cpus="8,sockets=2,cores=2,threads=2",
         memory="4G",
-        cpu=",vendor=GenuineIntel,family=6,model=85,stepping=4,-svm,-sse4a,-topoext,-cmp-legacy",
+        # Not marked as virtual: the host may load microcode.
+        cpu=",vendor=GenuineIntel,family=6,model=85,stepping=4,-svm,-sse4a,-topoext,-cmp-legacy,-hypervisor",
         arguments=(
             "-object", "memory-backend-ram,id=m0,size=2G", "-object", "memory-backend-ram,id=m1,size=2G",
             "-numa", "node,nodeid=0,memdev=m0,cpus=0-3", "-numa", "node,nodeid=1,memdev=m1,cpus=4-7",
@@ -122,6 +123,7 @@ SHAPES = {
             '[ "$(nproc)" = 8 ]',
             '[ "$(cat /sys/devices/system/node/online)" = 0-1 ]',
             '[ "$(cat /sys/devices/system/cpu/cpu7/topology/thread_siblings_list)" = 6-7 ]',
+            "[ -e /sys/devices/system/cpu/microcode ]",
         ),
     ),
     "mem8g": Shape(
@@ -136,11 +138,20 @@ SHAPES = {
         probes=("grep -qw la57 /proc/cpuinfo", "grep -q '^CONFIG_X86_5LEVEL=y' /config"),
     ),
     "x2apic": Shape(
-        "x2APIC with interrupt remapping",
+        "x2APIC with interrupt remapping, and CPUs with APIC ids above 255",
+        cpus="2,sockets=400,cores=1,threads=1,maxcpus=400",
         memory="5G",
         cpu=",+x2apic",
-        arguments=("-device", "intel-iommu,intremap=on,eim=on"),
-        probes=("dmesg | grep -qi 'x2apic.*enabled\\|enabled x2apic'",),
+        arguments=(
+            "-device", "intel-iommu,intremap=on,eim=on",
+            "-device", "max-x86_64-cpu,socket-id=300,core-id=0,thread-id=0",
+            "-device", "max-x86_64-cpu,socket-id=399,core-id=0,thread-id=0",
+        ),
+        probes=(
+            "dmesg | grep -qi 'x2apic.*enabled\\|enabled x2apic'",
+            '[ "$(nproc)" = 4 ]',
+            "grep -q '^apicid.*: 399$' /proc/cpuinfo",
+        ),
     ),
     "bios": Shape(
         "GRUB, started by a BIOS",
