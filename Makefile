@@ -101,6 +101,8 @@ kernel-test-full: ## The same on all kernels and machines, endurance, sparse, 30
 	done
 	tools/kernel-lab --tree $(SERIES_TREE) run --name long --timeout 7200 \
 		--set MK_CYCLES=300 --set MK_PANICS=100 endurance
+	tools/kernel-lab --tree $(SERIES_TREE) run --name scribble --timeout 3600 --set MK_SCRIBBLE_S=600 \
+		"hostile -t random_words"
 	tools/kernel-lab --tree $(SERIES_TREE) bench
 	tools/kernel-lab --tree $(SERIES_TREE) sparse
 	tests/fuzz/run 1800 $(SERIES_TREE)

@@ -224,11 +224,13 @@ static const char * const names[] = {
 	"resources", "instances", "devices", "memory@0", "memory@1", "cpu@2", "cpu@a", "fragment@0",
 	"fragment@1", "fragment@f", "__overlay__", "instance-create", "instance-remove", "cpu-add",
 	"cpu-remove", "memory-add", "memory-remove", "device-add", "device-remove", "pci@0",
+	"virtio", "net@0", "a-name-of-16-ch@1",
 };
 
 static const char * const props[] = {
 	"cpus", "size", "reg", "numa-node-id", "numa-nodes", "memory-bytes", "memory-base",
 	"target-path", "instance-name", "id", "mk,resources", "compatible",
+	"device-id", "queues", "queue-size",
 };
 
 static const char * const strings[] = {

@@ -10,6 +10,7 @@ kerf is to be found on PYTHONPATH. The numbers are those of the machine in fuzz.
 import sys
 from pathlib import Path
 
+import libfdt
 from kerf.dtc.extractor import InstanceExtractor
 from kerf.dtc.overlay import OverlayGenerator
 from kerf.models import (
@@ -39,6 +40,21 @@ def tree(cpus=(), requested=None, devices=(), instances=()):
 
 def instance(name, cpus, memory, ident=None, devices=(), **more):
     return Instance(name, ident, InstanceResources(list(cpus), 0, memory, list(devices), **more))
+
+
+def virtio(overlay):
+    """The overlay with virtio devices, which released kerf does not know."""
+    fdt = libfdt.Fdt(overlay)
+    fdt.resize(len(overlay) + 1024)
+    node = fdt.path_offset("/fragment@0/__overlay__/instance-create/resources")
+    node = fdt.add_subnode(node, "virtio")
+    for name, ident, queues in (("blk@1", 2, 1), ("net@0", 1, 2)):
+        device = fdt.add_subnode(node, name)
+        fdt.setprop_u32(device, "queue-size", 64)
+        fdt.setprop_u32(device, "queues", queues)
+        fdt.setprop_u32(device, "device-id", ident)
+    fdt.pack()
+    return bytes(fdt.as_bytearray()[: fdt.totalsize()])
 
 
 def seeds():
@@ -77,6 +93,7 @@ def seeds():
         ),
     )
     yield "create-device", change([], [instance("new", [10], 64 * MIB, devices=[DEVICE.name])])
+    yield "create-virtio", virtio(bytes(change([], [new])))
     yield "create-two", change([], [new, instance("other", [10], 64 * MIB)])
     yield "replace", change([instance("db", [8], 256 * MIB)], [instance("new", [8, 10], 64 * MIB)])
     yield "remove", make.generate_removal_overlay("db")

@@ -42,6 +42,8 @@ typedef unsigned int umode_t;
 
 #define PAGE_SIZE		4096UL
 #define SZ_4K			0x00001000
+#define SZ_16K			0x00004000
+#define SZ_32K			0x00008000
 #define SZ_64K			0x00010000
 #define SZ_128K			0x00020000
 #define SZ_256K			0x00040000
@@ -51,6 +53,8 @@ typedef unsigned int umode_t;
 #define SZ_32M			0x02000000
 #define SZ_128M			0x08000000
 
+#define IS_ENABLED(option)	1
+#define is_power_of_2(n)	((n) && !((n) & ((n) - 1)))
 #define IS_ALIGNED(x, a)	(((x) & ((typeof(x))(a) - 1)) == 0)
 #define PAGE_ALIGNED(x)		IS_ALIGNED((unsigned long long)(x), PAGE_SIZE)
 #define ALIGN(x, a)		(((x) + (a) - 1) & ~((typeof(x))(a) - 1))
