@@ -138,7 +138,7 @@ import secrets
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError, AnsibleFileNotFound
 from ansible.module_utils.common.text.converters import to_bytes, to_text
@@ -319,9 +319,8 @@ class Connection(ConnectionBase):
         )
         text = SOURCE.read_bytes() + b"\nmain(*" + ascii(arguments).encode() + b")\n"
         call = f'{shlex.quote(str(self._python))} -I -S -c "{BOOTSTRAP}"'
-        assert self._host is not None
         try:
-            code, out, err = self._host.run(call, b"%08d" % len(text) + text + data)
+            code, out, err = cast(HostConnection, self._host).run(call, b"%08d" % len(text) + text + data)
         except AnsibleConnectionFailure as error:
             raise AnsibleConnectionFailure(f"{self._who}: the host {error}") from None
         return self._end(mark.encode(), code, out, err)

@@ -17,7 +17,7 @@ import select
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from ..common.errors import Failure
 from . import virtio
@@ -94,9 +94,8 @@ class Net:
         return None
 
     def start(self, features: int, memory: Memory, rings: Sequence[Ring]) -> bool:
-        assert self._tap is not None
         self._vhost = VhostNet()
-        return self._vhost.start(self._tap, features, memory, rings)
+        return self._vhost.start(cast(Tap, self._tap), features, memory, rings)  # it is connected
 
     def stop(self, places: Sequence[int]) -> None:
         if self._tap is not None:
@@ -159,8 +158,7 @@ class _User:
         return None if self._connection is None else self._connection.fileno()
 
     def start(self, features: int, memory: Memory, rings: Sequence[Ring]) -> bool:
-        assert self._connection is not None
-        self._connection.start(features, memory, rings)
+        cast(VhostUser, self._connection).start(features, memory, rings)  # it is connected
         return True
 
     def stop(self, places: Sequence[int]) -> None:
@@ -207,8 +205,7 @@ class Block(_User):
         self._exported = True
 
     def config(self) -> bytes:
-        assert self._connection is not None
-        return self._connection.config(_BLK_CONFIG)
+        return cast(VhostUser, self._connection).config(_BLK_CONFIG)  # it is connected
 
     def lose(self) -> None:
         super().lose()

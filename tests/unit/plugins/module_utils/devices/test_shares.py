@@ -68,7 +68,7 @@ def test_a_directory_is_shared(driver, wake, read_only):
             until(served)
             assert greet() == (0, MAJOR)
             # It dies; the driver lets go of it; the spawned kernel starts again.
-            (child,) = launcher._running.values()
+            child = next(iter(launcher._running.values()))
             child.kill()
             child.wait()
             until(lambda: not served())

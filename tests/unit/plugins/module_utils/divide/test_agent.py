@@ -78,7 +78,7 @@ class Call:
     """agent.call() with pipes; what came out."""
 
     def __init__(self, command="true", data=b"", name="red", patience=5, seconds=0, limit=1 << 24, read=True):
-        ends = [os.pipe() for _ in range(3)]
+        ends = [os.pipe() for _stream in range(3)]
         (give, stdin), (out, stdout), (err, stderr) = (ends[0][::-1], ends[1], ends[2])
         self.out, self.err = bytearray(), bytearray()
 
