@@ -56,7 +56,7 @@ def describe(progress: dict) -> str:
 def announced(planned: dict) -> str:
     """What is about to be done."""
     name = planned["release"] or planned["key"][:8]
-    if "vmlinux" in planned:
+    if {"vmlinux", "path"} & {*planned}:
         return f"{name} is built; removes {', '.join(planned['removed'])} from the cache"
     return f"{name} is not built yet"
 
@@ -72,6 +72,8 @@ def _above(path: str, top: str) -> list[str]:
 class ActionModule(ActionBase):
     _supports_check_mode = True
     _supports_async = False
+    # Another module that builds for minutes has another one.
+    MODULE = MODULE
 
     def run(self, tmp: object = None, task_vars: dict | None = None) -> dict:
         result = super().run(tmp, task_vars)
@@ -81,7 +83,7 @@ class ActionModule(ActionBase):
 
         # Quick and honest: check mode tells whether there is anything to do, and where it would be done.
         with self._task_as(check_mode=True):
-            planned = self._execute_module(module_name=MODULE, module_args=args, task_vars=task_vars)
+            planned = self._execute_module(module_name=self.MODULE, module_args=args, task_vars=task_vars)
         if self._task.check_mode or planned.get("failed") or not planned.get("changed"):
             return result | planned
 
@@ -92,7 +94,7 @@ class ActionModule(ActionBase):
         with self._signals_as_exceptions():
             with self._task_as(async_val=LIMIT_SECONDS):
                 job = self._execute_module(
-                    module_name=MODULE, module_args=args, task_vars=task_vars, wrap_async=True
+                    module_name=self.MODULE, module_args=args, task_vars=task_vars, wrap_async=True
                 )
             if job.get("failed") or "ansible_job_id" not in job:
                 return result | job | {"failed": True}
@@ -245,7 +247,7 @@ class ActionModule(ActionBase):
         }
 
     def _say(self, text: str) -> None:
-        display.display(f"kernel_build [{self._host}]: {text}")
+        display.display(f"{self.MODULE.rpartition('.')[2]} [{self._host}]: {text}")
 
     @contextlib.contextmanager
     def _task_as(self, **attributes: object) -> Iterator[None]:

@@ -363,7 +363,7 @@ def side(manifest: dict | None) -> str:
 
 
 def paths(builder: Builder, manifest: dict) -> dict:
-    directory = builder.cache.kernels / builder.key
+    directory = builder.cache.results / builder.key
     tree = directory / "build"
 
     def path_of(name: str) -> str:
@@ -418,7 +418,7 @@ def work(module: AnsibleModule) -> dict:
     result = {
         "key": key,
         "release": builder.inputs.release() or "",
-        "directory": text_of(cache.kernels / key),
+        "directory": text_of(cache.results / key),
     }
     manifest = cache.manifest(key)
     made = manifest is None

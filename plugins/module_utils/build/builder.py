@@ -307,7 +307,7 @@ class Builder:
             "seconds": round(seconds, 1),
         }
         write_file(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
-        final = self.cache.kernels / self.key
+        final = self.cache.results / self.key
         shutil.rmtree(final, ignore_errors=True)  # only there if harmed
         out.rename(final)
         if self.keep_tree:

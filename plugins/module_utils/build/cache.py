@@ -10,6 +10,8 @@ CACHE/kernels/KEY/          packages, vmlinux, config, build.log, manifest.json:
 CACHE/kernels/KEY/build/    the tree that it was built in, where that is wanted
 CACHE/kernels/.work/KEY/    a build under way or interrupted
 CACHE/kernels/.work/KEY.{lock,log}
+CACHE/roots/KEY/            a root file system as an image, manifest.json; work and locks as with kernels
+CACHE/root-packages/KEY/    the unpacked packages that roots are made of, as a tar archive
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from ..common.files import read_record, remove, sha256_file
 from ..common.lock import locked
 
 TRASH = "trash-"
-# What every manifest has.
+# What every manifest of a kernel has.
 _MANIFEST = {
     "key": str,
     "release": str,
@@ -51,18 +53,20 @@ class Cache:
     """The directory of them."""
 
     root: Path
+    shelf: str = "kernels"
+    fields: Mapping[str, type] = field(default_factory=lambda: _MANIFEST)
 
     @property
-    def kernels(self) -> Path:
-        return self.root / "kernels"
+    def results(self) -> Path:
+        return self.root / self.shelf
 
     def work(self, key: str, suffix: str = "") -> Path:
-        return self.kernels / ".work" / f"{key}{suffix}"
+        return self.results / ".work" / f"{key}{suffix}"
 
     def manifest(self, key: str) -> dict[str, Any] | None:
         """The manifest of a build that is complete and unharmed."""
-        directory = self.kernels / key
-        manifest = read_record(directory / "manifest.json", **_MANIFEST)
+        directory = self.results / key
+        manifest = read_record(directory / "manifest.json", **self.fields)
         try:
             files = manifest["files"].items() if manifest else ()
             whole = all(sha256_file(directory / name) == digest for name, digest in files)
@@ -72,8 +76,8 @@ class Cache:
 
     def latest(self) -> dict[str, Any] | None:
         """The manifest of the newest build, for the estimate and the diff."""
-        found = sorted(self.kernels.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
-        return read_record(found[-1], **_MANIFEST) if found else None
+        found = sorted(self.results.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+        return read_record(found[-1], **self.fields) if found else None
 
     def prune(self, keep: int, key: str, check: bool = False) -> list[str]:
         """Remove what nobody has asked for the longest, so that so many kernels stay; returns their releases.
@@ -81,7 +85,7 @@ class Cache:
         Never the one with this key, one that somebody builds or waits for, or the one that this machine runs.
         check: only say which.
         """
-        found = [path.parent for path in self.kernels.glob("*/manifest.json") if path.parent.name != key]
+        found = [path.parent for path in self.results.glob("*/manifest.json") if path.parent.name != key]
         others = sorted(found, key=lambda directory: directory.stat().st_mtime)
         removed = []
         for directory in others[: max(0, len(others) + 1 - keep)]:
@@ -97,7 +101,7 @@ class Cache:
     def note_use(self, key: str) -> None:
         """A kernel is asked for; the time of its directory tells when it was the last time."""
         with contextlib.suppress(OSError):  # it is not there, or belongs to somebody else
-            os.utime(self.kernels / key)
+            os.utime(self.results / key)
 
     def _is_used(self, key: str) -> bool:
         path = self.work(key, ".lock")

@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +85,7 @@ _PURPOSES = {
     "update": "fetch the package lists of",
     "--print-uris": "find the package in",
     "download": "fetch the package from",
+    "install": "find the packages in",
 }
 
 
@@ -107,10 +108,19 @@ class Archive:
     mirror: str
     suite: str
     keyring: str
+    more: tuple[str, ...] = ()  # lines of sources.list(5), for other suites and archives
+
+    @property
+    def sources(self) -> str:
+        """The archive in the words of sources.list(5). There may be a password in it."""
+        return "".join(
+            f"{line}\n"
+            for line in (f"deb [signed-by={self.keyring}] {self.mirror} {self.suite} main", *self.more)
+        )
 
     @property
     def _state(self) -> Path:
-        name = sha256(f"{self.mirror} {self.suite} {self.keyring}")[:12]
+        name = sha256(" ".join([self.mirror, self.suite, self.keyring, *self.more]))[:12]
         return self.root / f"apt-{self.suite}-{name}"
 
     def apt(self, *args: str, cwd: Path | None = None) -> str:
@@ -118,9 +128,8 @@ class Archive:
         for part in ("lists/partial", "cache/archives/partial", "parts"):
             (state / part).mkdir(parents=True, exist_ok=True)
         sources = state / "sources.list"
-        entry = f"deb [signed-by={self.keyring}] {self.mirror} {self.suite} main\n"
-        if not _holds(sources, entry):
-            write_file(sources, entry, 0o600)
+        if not _holds(sources, self.sources):
+            write_file(sources, self.sources, 0o600)
         options = {
             "Dir::Etc::sourcelist": sources,
             "Dir::Etc::sourceparts": state / "parts",
@@ -184,6 +193,19 @@ class Archive:
         write_file(answer, json.dumps([source.name, source.sha256, source.version]), sync=False)
         os.utime(answer, ns=(refreshed, refreshed))
         return source
+
+    def needed(self, packages: Sequence[str], recommends: bool) -> str:
+        """What apt says of the packages that these, the essential ones and apt need: where they are, and
+        hashes.
+
+        Raises Failure, whose details have apt's words.
+        """
+        recommended = f"-oAPT::Install-Recommends={str(recommends).lower()}"
+        # Patterns as in apt-patterns(7).
+        strong = "-oAcquire::ForceHash=SHA256"
+        return self.apt(
+            "install", "--yes", "--print-uris", recommended, strong, "?essential", "apt", *packages
+        )
 
     def fetch(self, source: Source, package: str) -> Path:
         path = self.root / source.name

@@ -44,8 +44,14 @@ ASKED_BY = {
 
 
 def missing_tools(more: Mapping[str, str]) -> list[str]:
-    """One reason for all tools that a build needs, these and those of any build, and the machine has not."""
-    needed = {**TOOLS, **more}
+    """One reason for all tools that a build of a kernel needs, these and those of any, and the machine has
+    not.
+    """
+    return absent_tools({**TOOLS, **more})
+
+
+def absent_tools(needed: Mapping[str, str]) -> list[str]:
+    """One reason for all programs that the machine has not; needed: them and the packages that have them."""
     absent = [tool for tool in needed if not (Path(tool).exists() if tool[0] == "/" else shutil.which(tool))]
     if not absent:
         return []

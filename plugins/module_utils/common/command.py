@@ -157,12 +157,14 @@ def stream(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     inherit: bool = False,
+    stdin: IO[bytes] | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
     """A program whose lines, of standard output and error, are read from its stdout as they come.
 
     It ends, with all that it started, when the body is left by an exception.
     """
-    said = {"stderr": subprocess.STDOUT, "encoding": "utf-8", "errors": "replace"}
+    said: dict[str, Any] = {"stderr": subprocess.STDOUT, "encoding": "utf-8", "errors": "replace"}
+    said |= {} if stdin is None else {"stdin": stdin}
     env = environment() if env is None else dict(env)
     with _group(argv, cwd=cwd, env=env, close_fds=not inherit, **said) as process:
         yield process

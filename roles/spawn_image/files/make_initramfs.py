@@ -14,25 +14,29 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import importlib.util
 import os
 import stat
-import struct
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ELF_INTERPRETER = 3
-BOOT_CONFIGURATION = b'kernel.kerf.entrypoint = "/sbin/kerf-entrypoint"\n'
+BOOT_CONFIGURATION = 'kernel.kerf.entrypoint = "/sbin/kerf-entrypoint"\n'
 
 
-def entry(number: int, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)) -> bytes:
-    """One member of a cpio archive in the kernel's newc format, owned by root and without a time."""
-    path = name.encode() + b"\0"
-    links = 2 if stat.S_ISDIR(mode) else 1
-    fields = (number, mode, 0, 0, links, 0, len(data), 0, 0, *device, len(path), 0)
-    head = b"070701" + b"".join(b"%08X" % field for field in fields) + path
-    return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
+def _of_the_collection(name: str) -> types.ModuleType:
+    """A file of module_utils, which this program runs beside without being part of a package."""
+    path = HERE.parents[2] / f"plugins/module_utils/build/{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+cpio = _of_the_collection("cpio")
 
 
 def archive(busybox: bytes, agent: bytes | None, programs: dict[Path, bytes]) -> bytes:
@@ -57,15 +61,8 @@ def archive(busybox: bytes, agent: bytes | None, programs: dict[Path, bytes]) ->
         members.append(("sbin/kerf-init", program, agent))
         members.append(("sbin/kerf-entrypoint", program, (HERE / "kerf-entrypoint").read_bytes()))
     members += ((str(path)[1:], program, data) for path, data in sorted(programs.items()))
-    members.append(("TRAILER!!!", 0))
-    return b"".join(entry(number, *member) for number, member in enumerate(members, start=1))
-
-
-def with_boot_configuration(image: bytes, text: bytes) -> bytes:
-    """The image and its trailer, which Documentation/admin-guide/bootconfig.rst of the kernel describes."""
-    text += b"\0"
-    text += bytes(-(len(image) + len(text)) % 4)
-    return image + text + struct.pack("<II", len(text), sum(text)) + b"#BOOTCONFIG\n"
+    members.append((cpio.TRAILER, 0))
+    return b"".join(cpio.member(number, *member) for number, member in enumerate(members, start=1))
 
 
 def is_elf(program: bytes) -> bool:
@@ -145,7 +142,7 @@ def main() -> None:
         agent = read_program(options.agent, "take it from kerf's wheel, or make the image without an agent")
     image = gzip.compress(archive(busybox, agent, with_libraries(options.program)), mtime=0)
     if agent is not None:
-        image = with_boot_configuration(image, BOOT_CONFIGURATION)
+        image += cpio.boot_configuration(len(image), BOOT_CONFIGURATION)
     if options.output.is_file() and options.output.read_bytes() == image:
         return
     options.output.parent.mkdir(parents=True, exist_ok=True)

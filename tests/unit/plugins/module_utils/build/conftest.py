@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 
 import pytest
 
@@ -46,7 +48,7 @@ def finished(cache):
     """Put a build of a key into the cache; returns its directory."""
 
     def put(key):
-        directory = cache.kernels / key
+        directory = cache.results / key
         directory.mkdir(parents=True)
         (directory / "vmlinux").write_text("elf")
         files = {"vmlinux": sha256_file(directory / "vmlinux")}
@@ -56,3 +58,53 @@ def finished(cache):
         return directory
 
     return put
+
+
+UNIT = "[Unit]\nDescription=x\n[Service]\nExecStart=/bin/true\n[Install]\nWantedBy={}\n"
+
+
+@pytest.fixture
+def packages_tar():
+    """What mmdebstrap leaves of a small suite: enough of Debian's files for a root to be furnished."""
+    files = {
+        "etc/passwd": "root:x:0:0:root:/root:/bin/bash\n",
+        "etc/shadow": "root:*:20000:0:99999:7:::\n",
+        "etc/group": "root:x:0:\nadm:x:4:\n",
+        "etc/gshadow": "root:*::\nadm:*::\n",
+        "etc/skel/.profile": "umask 022\n",
+        "etc/machine-id": "0123456789abcdef0123456789abcdef\n",
+        "etc/hostname": "builder\n",
+        "etc/resolv.conf": "nameserver 192.0.2.1\n",
+        "etc/ssh/ssh_host_rsa_key": "made by a package\n",
+        "etc/ssh/sshd_config": "UsePAM yes\n",
+        "etc/apt/sources.list": "deb http://somebody:secret@mirror.example trixie main\n",
+        "usr/lib/systemd/systemd": "\x7fELF",
+        "usr/sbin/sshd": "\x7fELF",
+        "usr/lib/systemd/system/console-getty.service": UNIT.format("getty.target"),
+        "usr/lib/systemd/system/systemd-networkd.service": UNIT.format("multi-user.target"),
+        "usr/lib/systemd/system/ssh.service": UNIT.format("multi-user.target"),
+        "usr/share/zoneinfo/Europe/Vienna": "TZif2",
+        "var/lib/dpkg/status": "Package: apt\nStatus: install ok installed\nVersion: 3.0\n\n"
+        "Package: systemd-sysv\nStatus: install ok installed\nVersion: 1:257\n\n"
+        "Package: gone\nStatus: deinstall ok config-files\nVersion: 9\n\n",
+        "var/log/dpkg.log": "2026\n",
+        "var/lib/apt/lists/lock": "",
+    }
+
+    def make(**more):
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w") as tar:
+            for folder in ("etc", "usr", "dev", "tmp", "var", "root", "usr/bin"):
+                one = tarfile.TarInfo(f"./{folder}")
+                one.type, one.mode = tarfile.DIRTYPE, 0o755
+                tar.addfile(one)
+            for name, text in {**files, **more}.items():
+                if text is None:
+                    continue
+                one = tarfile.TarInfo(f"./{name}")
+                one.size, one.mode, one.mtime = len(text.encode()), 0o640 if "shadow" in name else 0o644, 1
+                tar.addfile(one, io.BytesIO(text.encode()))
+        out.seek(0)
+        return out
+
+    return make

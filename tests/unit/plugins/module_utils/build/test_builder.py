@@ -139,7 +139,7 @@ def test_results_are_put_in_place(build, cache, tree):
     assert (manifest["objects"], manifest["options"], manifest["seconds"]) == (7, 1, 1.2)
     assert manifest["debs"] == [f"linux-image-{release}_6.12.107-1_amd64.deb"]
     assert set(manifest["files"]) == {*manifest["debs"], "vmlinux", "config", "build.log"}
-    vmlinux = (cache.kernels / build.key / "vmlinux").read_bytes()
+    vmlinux = (cache.results / build.key / "vmlinux").read_bytes()
     assert vmlinux.startswith(b"\x7fELF")
     assert manifest["files"]["vmlinux"] == hashlib.sha256(vmlinux).hexdigest()
     assert not build.work.exists()

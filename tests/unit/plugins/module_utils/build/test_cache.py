@@ -92,7 +92,7 @@ def four(cache, finished):
 
 
 def kept(cache):
-    return sorted(path.parent.name for path in cache.kernels.glob("*/manifest.json"))
+    return sorted(path.parent.name for path in cache.results.glob("*/manifest.json"))
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_what_is_in_use_is_not_removed(four, monkeypatch):
 
 
 def test_a_damaged_kernel_is_removed_as_any_other(four):
-    (four.kernels / "oldest/manifest.json").write_text("{")
-    os.utime(four.kernels / "oldest", (1, 1))
+    (four.results / "oldest/manifest.json").write_text("{")
+    os.utime(four.results / "oldest", (1, 1))
     four.work("oldest", ".log").parent.mkdir(parents=True, exist_ok=True)
     four.work("oldest", ".log").touch()
     assert four.prune(3, "newest") == ["oldest"]
