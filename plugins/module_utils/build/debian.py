@@ -195,8 +195,7 @@ class Archive:
         return source
 
     def needed(self, packages: Sequence[str], recommends: bool) -> str:
-        """What apt says of the packages that these, the essential ones and apt need: where they are, and
-        hashes.
+        """What apt says of all packages that these, the essential ones and apt need: addresses and hashes.
 
         Raises Failure, whose details have apt's words.
         """

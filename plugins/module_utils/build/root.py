@@ -90,9 +90,7 @@ class Deb:
 
 @dataclass(frozen=True)
 class Wish:
-    """All that somebody may say of a root; files are told by their digests, what is in them is not needed
-    here.
-    """
+    """All that somebody may say of a root. Files are told by their digests, never by their contents."""
 
     suite: str
     packages: tuple[str, ...]
@@ -389,9 +387,7 @@ class Files:
 
 
 def furnish(tree: rootfs.Tree, wish: Wish, files: Files) -> None:
-    """Make the packages' tree the root that is wished. Raises ValueError with all reasons why not, or
-    OSError.
-    """
+    """Make the packages' tree the root that is wished. Raises ValueError with all reasons, or OSError."""
     _leave_nothing_of_the_build(tree, wish.form)
     _name(tree, wish)
     reasons: list[str] = []
@@ -510,9 +506,7 @@ def _network(tree: rootfs.Tree, wish: Wish) -> list[str]:
 
 
 def _console(tree: rootfs.Tree, console: str) -> list[str]:
-    """A getty on whatever the kernel's console is: the spawn's tty, which systemd does not know by its
-    name.
-    """
+    """A getty on whatever the kernel's console is: systemd does not know the spawn's tty by its name."""
     tree.mask("serial-getty@.service")
     if console == "none":
         return []

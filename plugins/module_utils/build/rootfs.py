@@ -40,9 +40,7 @@ LINKS = 40  # as many as the kernel follows
 
 @dataclass(frozen=True)
 class Entry:
-    """A file, directory, link or device. Its data are bytes, or where they are in the archive it came
-    from.
-    """
+    """A file, directory, link or device. Its data are bytes, or a place in the archive it came from."""
 
     mode: int  # with the kind, as stat(2) has it
     uid: int = 0
@@ -181,9 +179,7 @@ class Tree:
             at, left = at + len(block), left - len(block)
 
     def put(self, path: str, entry: Entry) -> None:
-        """Put an entry there, with the directories above it. Raises ValueError where there is something
-        else.
-        """
+        """Put an entry there, with the directories above it. Raises ValueError where that cannot be."""
         name = self.resolve(path)
         above = self._have_above(name)
         if above and not self.entries[above].is_kind(stat.S_IFDIR):

@@ -2,9 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Making a Debian root: the packages by mmdebstrap, what they become by `root`, the image by mke2fs or a
-compressor.
-"""
+"""Making a Debian root: packages by mmdebstrap, the rest by `root`, an image by mke2fs or a compressor."""
 
 from __future__ import annotations
 
@@ -240,9 +238,7 @@ class RootBuilder:
         plain.unlink()
 
     def _disk(self, tree: Tree, work: Path, path: Path) -> None:
-        """One file system over the whole disk: nothing has to find a partition, and it grows with its
-        disk.
-        """
+        """One file system over the whole disk: nobody has to find a partition, and it grows with its disk."""
         needed = int(tree.contents() * 1.02) + 16 * MIB  # inode tables and journal
         size = self.wish.size or -(-int(needed * (1 + root.MARGIN)) // (64 * MIB)) * 64 * MIB
         if size < needed:

@@ -44,9 +44,7 @@ ASKED_BY = {
 
 
 def missing_tools(more: Mapping[str, str]) -> list[str]:
-    """One reason for all tools that a build of a kernel needs, these and those of any, and the machine has
-    not.
-    """
+    """One reason for all tools that a kernel's build needs, these and those of any, and that are missing."""
     return absent_tools({**TOOLS, **more})
 
 
