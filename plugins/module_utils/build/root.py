@@ -338,6 +338,8 @@ After=multi-user.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
+# The prompt of a shell may stand there already
+ExecStartPre=/bin/echo
 ExecStart=/usr/bin/mkops-facts
 StandardOutput=tty
 TTYPath=/dev/console
