@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from ..common.command import bytes_of, must, stream
 from ..common.errors import Failure, Refused
@@ -176,8 +176,7 @@ class RootBuilder:
         self.progress.enter("packages", f"{len(self.debs)} of {self.wish.suite}")
         said: list[str] = []
         with listing.open("rb") as source, stream(argv, env=environment, stdin=source) as process:
-            assert process.stdout
-            for line in process.stdout:
+            for line in process.stdout or ():
                 line = masked(line.strip())
                 said = [*said, line][-40:]
                 if line.startswith("I: "):
@@ -231,8 +230,7 @@ class RootBuilder:
         self.progress.enter("compress", f"{format_size(plain.stat().st_size // MIB * MIB)} with {argv[0]}")
         with plain.open("rb") as source, path.open("wb") as out:
             with bytes_of(argv, stdin=source) as process:
-                assert process.stdout
-                shutil.copyfileobj(process.stdout, out, 1 << 20)
+                shutil.copyfileobj(cast(IO[bytes], process.stdout), out, 1 << 20)
             if process.returncode:
                 raise Failure(f"cannot compress the root: {argv[0]} ended with status {process.returncode}")
         plain.unlink()
