@@ -144,7 +144,7 @@ class Tree:
 
     def find(self, path: str) -> Entry | None:
         """What is there, links followed; None if nothing is."""
-        for _ in range(LINKS):
+        for _link in range(LINKS):
             name = self.resolve(path)
             found = self.entries.get(name)
             if not found or not found.is_kind(stat.S_IFLNK):
