@@ -39,7 +39,8 @@ sys.path[:0] = [str(TOP / "roles/lab/files"), str(TOP / "roles/spawn_image/files
 sys.path.append(str(TOP / "tools"))
 
 import lab_vm  # noqa: E402
-import make_initramfs as cpio  # noqa: E402
+import make_initramfs  # noqa: E402
+from module_utils.build import cpio  # noqa: E402
 from module_utils.build.sign import Signer  # noqa: E402
 from series import kernels  # noqa: E402
 
@@ -375,7 +376,7 @@ def make_host_initramfs(target: Path, made: Built, jobs: str, extra: dict[str, P
     members.append(("TRAILER!!!", 0))
     with target.open("wb") as file:
         for number, member in enumerate(members, start=1):
-            file.write(cpio.entry(number, *member))
+            file.write(cpio.member(number, *member))
 
 
 def make_signatures(made: Built, scratch: Path) -> dict[str, Path]:
@@ -416,7 +417,7 @@ def check_inputs(made: Built) -> None:
     for path in (made.bzimage, made.vmlinux, made.selftests):
         if not path.exists():
             raise LabError(f"{path} is missing: run `tools/kernel-lab build` first")
-    if not BUSYBOX.exists() or not cpio.is_static(BUSYBOX.read_bytes()):
+    if not BUSYBOX.exists() or not make_initramfs.is_static(BUSYBOX.read_bytes()):
         raise LabError(f"{BUSYBOX} is missing or not static: install busybox-static")
 
 
@@ -727,7 +728,7 @@ def make_spawn_initramfs(target: Path, made: Built) -> None:
     members = [(name, 0o040755) for name in ("dev", "proc", "sbin", "sys")]
     members += [("init", 0o100755, init.read_bytes()), ("TRAILER!!!", 0)]
     target.write_bytes(
-        b"".join(cpio.entry(number, *member) for number, member in enumerate(members, start=1))
+        b"".join(cpio.member(number, *member) for number, member in enumerate(members, start=1))
     )
 
 
