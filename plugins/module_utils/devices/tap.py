@@ -20,7 +20,8 @@ from . import virtio
 from .channel import Memory, Queue
 
 _TUNSETIFF, _TUNSETPERSIST, _TUNSETOFFLOAD = 0x400454CA, 0x400454CB, 0x400454D0
-_TUNSETVNETHDRSZ, _TUNSETCARRIER = 0x400454D8, 0x400454E2
+_TUNSETVNETHDRSZ, _TUNSETCARRIER, _TUNSETSNDBUF = 0x400454D8, 0x400454E2, 0x400454D4
+_SEND_BUFFER = 1 << 20  # bytes
 _TAP, _NO_PI, _VNET_HDR = 0x2, 0x1000, 0x4000
 _F_CSUM, _F_TSO4, _F_TSO6 = 1, 2, 4
 
@@ -53,6 +54,8 @@ class Tap:
             flags = _TAP | _NO_PI | _VNET_HDR
             fcntl.ioctl(self.fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
             fcntl.ioctl(self.fd, _TUNSETVNETHDRSZ, struct.pack("i", virtio.NET_HEADER))
+            # Without a limit vhost_net sends in batches, and retries for ever what it cannot read.
+            fcntl.ioctl(self.fd, _TUNSETSNDBUF, struct.pack("i", _SEND_BUFFER))
             fcntl.ioctl(self.fd, _TUNSETPERSIST, 1)
         except BaseException:
             os.close(self.fd)

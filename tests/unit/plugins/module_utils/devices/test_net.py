@@ -26,6 +26,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.devices.serve im
 from ansible_collections.mkops.multikernel.plugins.module_utils.devices.tap import Ring, Tap, VhostNet
 
 _NEW_NETWORK = 0x40000000
+TUNGETSNDBUF = 0x800454D3
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -73,6 +74,8 @@ def test_a_tap_and_its_addresses(root):
     )
     (link,) = every["red"].links
     device = Tap(link.tap)
+    (limit,) = struct.unpack("i", fcntl.ioctl(device.fd, TUNGETSNDBUF, bytes(4)))
+    assert 0 < limit < 2**31 - 1  # INT_MAX: none
     host.apply(every)
     host.set_up("red", link)
     (found,) = ip("link", "show", "dev", link.tap)
