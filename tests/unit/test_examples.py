@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import re
 from collections.abc import Iterator, Mapping
@@ -123,7 +124,8 @@ def concrete(value: Any, spec: Mapping[str, Any]) -> Any:
 
 def faults(values: Mapping[str, Any], spec: dict[str, Any], **rules: Any) -> list[str]:
     given = {key: concrete(value, spec.get(key, {})) for key, value in values.items()}
-    return ArgumentSpecValidator(spec, **rules).validate(given).error_messages
+    # A copy: what is nested in a default, Ansible fills in where it stands.
+    return ArgumentSpecValidator(copy.deepcopy(spec), **rules).validate(given).error_messages
 
 
 class Reader:
