@@ -352,7 +352,8 @@ def main() -> int:
     parser.add_argument(
         "--jobs", type=int, default=len(os.sched_getaffinity(0)), help="compilers at once (%(default)s)"
     )
-    args = parser.parse_args()
+    # Options may stand between the two words: Python before 3.12 takes the second for left out then.
+    args = parser.parse_intermixed_args()
     args.series = Series(args.kernel, args.suite)
     args.dir = (args.dir or args.series.tree).absolute()
     args.out = args.out and args.out.absolute()
