@@ -331,7 +331,7 @@ def check(args: argparse.Namespace) -> None:
     say(f"{len(patches)} patches apply to {archive.name} and are clean for checkpatch")
 
 
-def main() -> int:
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="series", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -353,7 +353,11 @@ def main() -> int:
         "--jobs", type=int, default=len(os.sched_getaffinity(0)), help="compilers at once (%(default)s)"
     )
     # Options may stand between the two words: Python before 3.12 takes the second for left out then.
-    args = parser.parse_intermixed_args()
+    return parser.parse_intermixed_args(words)
+
+
+def main() -> int:
+    args = arguments()
     args.series = Series(args.kernel, args.suite)
     args.dir = (args.dir or args.series.tree).absolute()
     args.out = args.out and args.out.absolute()

@@ -17,13 +17,10 @@ from typing import Any, Union
 
 from ..common.size import parse_size
 from ..common.text import shown
+from .choices import MTU
 
-MODES = ("bridge", "routed", "isolated")
-FORMATS = ("raw", "qcow2")
-CACHES = ("writeback", "writethrough", "unsafe")
-PROTOCOLS = ("tcp", "udp")
 DHCP = "dhcp"
-MTU, SMALLEST_MTU, LARGEST_MTU = 1500, 1280, 9000  # IPv6 needs the smallest one
+SMALLEST_MTU, LARGEST_MTU = 1280, 9000  # IPv6 needs the smallest one
 SECTOR = 512  # bytes
 LONGEST_TAG = 36  # bytes of a virtiofs tag
 MOST = 16  # devices of an instance, by the kernel's table

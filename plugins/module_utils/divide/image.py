@@ -12,14 +12,16 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..common.errors import Pending
 from ..common.files import native, sha256
-from ..devices.declare import Disk, Share
 from .machine import Instance
 from .notes import Identity
 from .wish import Image
+
+if TYPE_CHECKING:
+    from ..devices.declare import Disk, Share
 
 _ELF64_LITTLE = b"\x7fELF\x02\x01"
 _X86_64 = 62

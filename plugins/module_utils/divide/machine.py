@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..common.size import MIB
-from ..devices.record import Record
 from .topology import Topology
 from .versions import UPSTREAM, Interface
+
+if TYPE_CHECKING:
+    from ..devices.record import Record
 
 HOST_ID = 0
 ABSENT, READY, LOADED, ACTIVE, FAILED, EMPTY = None, "ready", "loaded", "active", "failed", "empty"

@@ -15,36 +15,11 @@ import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..common.size import parse_memory, parse_size
 from ..common.text import prefixed, reasons_of, shown
-from ..devices.declare import (
-    CACHES,
-    FORMATS,
-    MODES,
-    MTU,
-    PROTOCOLS,
-    Forward,
-    Interface,
-    parse_absolute,
-    parse_addresses,
-    parse_disk,
-    parse_disk_size,
-    parse_host_name,
-    parse_interface,
-    parse_ips,
-    parse_link,
-    parse_mac,
-    parse_mtu,
-    parse_names,
-    parse_port,
-    parse_prefixes,
-    parse_share,
-    parse_tag,
-    parse_user,
-)
-from ..devices.record import Record
+from ..devices.choices import CACHES, FORMATS, MODES, MTU, PROTOCOLS
 from .machine import ACTIVE, LOADED, Instance, Machine
 from .versions import DEFAULT_KERF
 from .wish import (
@@ -75,6 +50,9 @@ from .wish import (
     parse_starts,
     parse_watchdog,
 )
+
+if TYPE_CHECKING:
+    from ..devices.declare import Forward, Interface
 
 _TRUE = ("yes", "on", "1", "true", "y", "t")
 _FALSE = ("no", "off", "0", "false", "n", "f")
@@ -353,6 +331,18 @@ POOL = OptionGroup(
     Option("devices", "list", elements="str", parse=parse_devices),
 )
 
+
+def _later(name: str) -> Callable[[Any], Any]:
+    """A parser of devices. Most runs declare none, and a host compiles what it imports, in every run."""
+
+    def parse(value: Any) -> Any:
+        from ..devices import declare
+
+        return getattr(declare, name)(value)
+
+    return parse
+
+
 # Of a network device. Without a mode, somebody else has made it, and the kernel is only told its address.
 _ADDRESS = (
     Option("address", required=True),
@@ -363,41 +353,43 @@ _ADDRESS = (
 )
 
 _FORWARD = (
-    Option("port", "int", required=True, parse=parse_port),
-    Option("to", "int", parse=parse_port),
+    Option("port", "int", required=True, parse=_later("parse_port")),
+    Option("to", "int", parse=_later("parse_port")),
     Option("protocol", choices=PROTOCOLS, default="tcp"),
 )
 
 
 def _forward(values: Mapping[str, Any]) -> Forward:
+    from ..devices.declare import Forward
+
     return Forward(values["port"], values["to"] or values["port"], values["protocol"])
 
 
 _INTERFACE = OptionGroup(
     Option("mode", choices=MODES, required=True),
-    Option("bridge", parse=parse_link),
-    Option("mac", parse=parse_mac),
-    Option("mtu", "int", default=MTU, parse=parse_mtu),
-    Option("addresses", "list", elements="str", parse=parse_addresses),
-    Option("prefixes", "list", elements="str", parse=parse_prefixes),
-    Option("gateway", "list", elements="str", parse=parse_ips),
-    Option("dns", "list", elements="str", parse=parse_ips),
-    Option("device", parse=parse_link),
-    Option("hostname", parse=parse_host_name),
-    Option("host_entry", parse=parse_host_name),
+    Option("bridge", parse=_later("parse_link")),
+    Option("mac", parse=_later("parse_mac")),
+    Option("mtu", "int", default=MTU, parse=_later("parse_mtu")),
+    Option("addresses", "list", elements="str", parse=_later("parse_addresses")),
+    Option("prefixes", "list", elements="str", parse=_later("parse_prefixes")),
+    Option("gateway", "list", elements="str", parse=_later("parse_ips")),
+    Option("dns", "list", elements="str", parse=_later("parse_ips")),
+    Option("device", parse=_later("parse_link")),
+    Option("hostname", parse=_later("parse_host_name")),
+    Option("host_entry", parse=_later("parse_host_name")),
     Option("nat", "bool", default=False),
     Option("forwards", "list", elements="dict", options=_FORWARD, element=_forward, parse=tuple),
-    Option("reach", "list", elements="str", parse=parse_names),
+    Option("reach", "list", elements="str", parse=_later("parse_names")),
     # What is said without a mode, to say what is meant.
     Option("address"),
     Option("netmask"),
 )
 
 _DISK = (
-    Option("path", "path", required=True, parse=parse_absolute),
+    Option("path", "path", required=True, parse=_later("parse_absolute")),
     Option("format", choices=FORMATS, default="raw"),
-    Option("size", parse=parse_disk_size),
-    Option("base", "path", parse=parse_absolute),
+    Option("size", parse=_later("parse_disk_size")),
+    Option("base", "path", parse=_later("parse_absolute")),
     Option("base_format", choices=FORMATS),
     Option("read_only", "bool", default=False),
     Option("discard", "bool", default=False),
@@ -405,10 +397,10 @@ _DISK = (
 )
 
 _SHARE = (
-    Option("path", "path", required=True, parse=parse_absolute),
-    Option("tag", required=True, parse=parse_tag),
+    Option("path", "path", required=True, parse=_later("parse_absolute")),
+    Option("tag", required=True, parse=_later("parse_tag")),
     Option("read_only", "bool", default=False),
-    Option("user", parse=parse_user),
+    Option("user", parse=_later("parse_user")),
 )
 
 
@@ -423,7 +415,9 @@ def parse_network(value: object) -> str | tuple[Interface, ...]:
         return network_word(given.values)
     if not isinstance(value, (list, tuple, Mapping)):
         raise ValueError(f"{shown(value)} is neither a dictionary of options nor a list of them")
-    return tuple(_each([value] if isinstance(value, Mapping) else value, _INTERFACE, parse_interface))
+    return tuple(
+        _each([value] if isinstance(value, Mapping) else value, _INTERFACE, _later("parse_interface"))
+    )
 
 
 INSTANCE = OptionGroup(
@@ -448,9 +442,23 @@ INSTANCE = OptionGroup(
     ),
     Option("labels", "dict", part="line", parse=label_words, needs_kernel=True),
     Option("network", "raw", part="line", parse=parse_network, needs_kernel=True, word="ip"),
-    Option("disks", "list", elements="dict", options=_DISK, element=parse_disk, part="devices", parse=tuple),
     Option(
-        "shares", "list", elements="dict", options=_SHARE, element=parse_share, part="devices", parse=tuple
+        "disks",
+        "list",
+        elements="dict",
+        options=_DISK,
+        element=_later("parse_disk"),
+        part="devices",
+        parse=tuple,
+    ),
+    Option(
+        "shares",
+        "list",
+        elements="dict",
+        options=_SHARE,
+        element=_later("parse_share"),
+        part="devices",
+        parse=tuple,
     ),
     Option("console", part="line", parse=console_word, needs_kernel=True, word="console"),
     Option("restart", choices=RESTARTS),
@@ -512,8 +520,8 @@ def device_changes(wish: InstanceWish, have: Instance, machine: Machine) -> list
     """Why the devices that an instance was created with are others than those that are wished."""
     if wish.devices is None:
         return []
-    known = machine.devices.get(wish.name, Record(wish.name)).nodes
-    nodes = known if have.virtio is None else have.virtio
+    known = machine.devices.get(wish.name)
+    nodes = (known.nodes if known else ()) if have.virtio is None else have.virtio
     if nodes == wish.devices.nodes:
         return []
     return [

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..common.size import MIB, format_size
-from ..devices.record import Record
 from .machine import ACTIVE, EMPTY, LOADED, READY, Instance, Machine, environment_reasons
 from .options import device_changes, differences
 from .versions import UPSTREAM
@@ -22,6 +21,7 @@ from .views import describe_instance, describe_pool
 from .wish import AllBut, InstanceWish, PoolWish, Wish, wish_reasons
 
 if TYPE_CHECKING:
+    from ..devices.record import Record
     from .steps import Step
 
 # States that surely are what is wished.
@@ -101,7 +101,7 @@ def _instance_is_so(wish: InstanceWish, have: Instance, machine: Machine) -> boo
         and wish.memory in (None, have.memory)
         and not differences(wish, have, "anew")
         and not differences(wish, have, "load")
-        and (wish.devices is None or wish.devices == machine.devices.get(wish.name, Record(wish.name)))
+        and (wish.devices is None or same_devices(wish.devices, machine.devices.get(wish.name)))
         and not device_changes(wish, have, machine)
         and not instance_reasons(wish, have.memory, machine)
     )
@@ -133,6 +133,10 @@ def instance_reasons(wish: InstanceWish, memory: int, machine: Machine) -> list[
             f" {format_size(memory)}: give instance {wish.name} more"
         )
     return reasons
+
+
+def same_devices(wished: Record, known: Record | None) -> bool:
+    return wished == known if known else not wished
 
 
 def device_reasons(record: Record, machine: Machine) -> list[str]:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..common.errors import Pending
 from ..common.text import prefixed, shown
-from ..devices.declare import Devices
-from ..devices.record import Allotment, Record, unknown_reach
 from .image import Images
 from .machine import Machine
 from .options import (
@@ -27,6 +25,9 @@ from .options import (
     words_of,
 )
 from .wish import Image, InstanceWish, Manner, PoolWish, Service, Wish, collect, length_reasons
+
+if TYPE_CHECKING:
+    from ..devices.record import Allotment, Record
 
 NAMELESS = "without a usable name"  # what messages call an instance then
 
@@ -113,12 +114,14 @@ class Request:
     ) -> Record | None:
         """All devices of an instance, with what is made up for them; None where nobody has said anything."""
         network = values.get("network")
-        said = Devices(
-            network if isinstance(network, tuple) else None, values.get("disks"), values.get("shares")
-        )
+        parts = (network if isinstance(network, tuple) else None, values.get("disks"), values.get("shares"))
+        if parts == (None, None, None) and not machine.devices and self.allotment is None:
+            return None
+        from ..devices.declare import Devices  # most runs have none
+        from ..devices.record import Allotment
+
+        said = Devices(*parts)
         if self.allotment is None:
-            if not (said or machine.devices):
-                return None
             self.allotment = Allotment(machine.machine_id, machine.devices)
         if values.get("state") == "absent":
             self.allotment.forget(name)
@@ -234,6 +237,8 @@ def layout_request(params: Mapping[str, Any], machine: Machine, images: Images) 
             request.add(merged, machine, images, prefix, called)
     if request.allotment is not None:
         # Of others, those whom they may reach may be gone.
+        from ..devices.record import unknown_reach
+
         said = [name for name, given in request.said_instances.items() if "network" in given.said]
         request.reasons += unknown_reach(request.allotment.records, said)
     return request

@@ -12,11 +12,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..common.command import must
 from ..common.errors import Failure
 from ..common.files import remove, text_of, write_file
-from ..devices.record import Record, read_record
+
+if TYPE_CHECKING:
+    from ..devices.record import Record
 
 _TIMEOUT = 90  # seconds
 
@@ -38,6 +41,8 @@ def read_records(directory: Path) -> dict[str, Record]:
             raise ValueError(f"{text_of(path)} cannot be read: {error}") from None
         if not isinstance(plain, dict):
             raise ValueError(f"{text_of(path)} is no record of devices: remove it, and declare them again")
+        from ..devices.record import read_record  # most hosts have none
+
         found[name[: -len(".json")]] = read_record(name[: -len(".json")], plain)
     return found
 

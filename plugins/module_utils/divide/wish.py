@@ -11,12 +11,14 @@ import socket
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..common.cpuset import parse_cpus
 from ..common.size import MIB, format_size, parse_memory
 from ..common.text import prefixed, reasons_of, shown
-from ..devices.record import Record
+
+if TYPE_CHECKING:
+    from ..devices.record import Record
 
 DEFAULT_CONSOLE = "mktty0"  # kerf adds it to a command line that names no console
 FIRST_ID, LAST_ID = 1, 511

@@ -77,7 +77,9 @@ def test_check_apply_check_apply(machine, run_module, wish):
 def test_an_unchanged_run_starts_no_process_and_plans_nothing(machine, run_module, wish, monkeypatch):
     run_module(layout, machine, **wish)
     monkeypatch.setattr(_kerf, "run", None)
-    monkeypatch.setitem(sys.modules, planner.__name__, None)  # cannot be imported
+    package = planner.__name__.rpartition(".divide.")[0]
+    for name in ("divide.planner", "divide.apply", "devices.declare", "devices.record"):
+        monkeypatch.setitem(sys.modules, f"{package}.{name}", None)  # cannot be imported
     machine.version = "0.1"
     assert not run_module(layout, machine, **wish)["changed"]
 
