@@ -105,6 +105,7 @@ kernel-test-full: ## The same on all kernels and machines, endurance, sparse, 30
 		"hostile -t random_words"
 	tools/kernel-lab --tree $(SERIES_TREE) bench
 	tools/kernel-lab --tree $(SERIES_TREE) sparse
+	tools/kernel-lab --tree $(SERIES_TREE) each
 	tests/fuzz/run 1800 $(SERIES_TREE)
 
 .PHONY: kernel

@@ -290,20 +290,22 @@ def build(args: argparse.Namespace) -> None:
         build_variant(args.tree, variant, args.jobs)
 
 
-def build_variant(tree: Path, variant: str, jobs: int) -> Built:
+def build_variant(tree: Path, variant: str, jobs: int, partial: bool = False) -> Built:
+    """partial: the tree is within the series, and has not all options yet."""
     made = built(tree, variant)
-    fragments = [f"--fragment={name}" for name in VARIANTS[variant]]
     series = [
         str(TOP / "tools/series"),
         "build",
         str(tree),
         f"--out={made.out}",
         f"--jobs={jobs}",
-        *fragments,
+        *(f"--fragment={name}" for name in VARIANTS[variant]),
+        *(["--partial"] if partial else []),
     ]
     if subprocess.run(series, check=False).returncode:
         raise LabError(f"the kernel of variant {variant} cannot be built, see above")
-    build_selftests(tree, made, jobs)
+    if (tree / SELFTESTS).exists() or not partial:
+        build_selftests(tree, made, jobs)
     return made
 
 
@@ -811,6 +813,28 @@ def git(tree: Path, *arguments: str) -> str:
     return run(["git", "-C", str(tree), *arguments], f"run git {arguments[0]} in {tree}")
 
 
+def each(args: argparse.Namespace) -> None:
+    """A bisection may stop at any patch: each builds, kernel or selftests, by itself."""
+    tree = args.tree.with_name(f"{args.tree.name}-each")
+    if not tree.exists():
+        git(args.tree, "worktree", "prune")
+        git(args.tree, "worktree", "add", "--quiet", "--detach", str(tree), args.base)
+    commits = git(args.tree, "rev-list", "--reverse", f"{args.base}..HEAD").split()
+    for number, commit in enumerate(commits, 1):
+        git(tree, "checkout", "--quiet", "--detach", "--force", commit)
+        title = git(tree, "show", "--no-patch", "--format=%s", commit).strip()
+        files = git(tree, "show", "--name-only", "--format=", commit).split()
+        began = time.monotonic()
+        try:
+            if any(not name.startswith(("Documentation/", "tools/")) for name in files):
+                build_variant(tree, args.variant, args.jobs, partial=True)
+            elif any(name.startswith(f"{SELFTESTS}/") for name in files):
+                build_selftests(tree, built(tree, args.variant), args.jobs)
+        except LabError as error:
+            raise LabError(f"{number} of {len(commits)}, {title}: {error}") from error
+        say(f"each: {number} of {len(commits)}: {title}: {time.monotonic() - began:.0f} s")
+
+
 def base_files(args: argparse.Namespace) -> set[str]:
     return set(git(args.tree, "ls-tree", "-r", "--name-only", args.base).splitlines())
 
@@ -895,6 +919,11 @@ def main() -> int:
     command.add_argument("--base", default="base", help="commit whose warnings are known (%(default)s)")
     command.add_argument("--variant", choices=VARIANTS, default="normal", help="configuration (%(default)s)")
     command.set_defaults(function=sparse)
+
+    command = commands.add_parser("each", help="build every patch of the series, one after the other")
+    command.add_argument("--base", default="base", help="commit that the series follows (%(default)s)")
+    command.add_argument("--variant", choices=VARIANTS, default="normal", help="configuration (%(default)s)")
+    command.set_defaults(function=each)
 
     commands.add_parser("shapes", help="list shapes and variants").set_defaults(function=shapes)
     args = parser.parse_args()

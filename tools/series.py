@@ -197,7 +197,8 @@ def build(args: argparse.Namespace) -> None:
         merge = [str(args.dir / "scripts/kconfig/merge_config.sh"), "-n", "-O", str(out), str(config)]
         must([*merge, *map(str, fragments)], "merge the fragments", cwd=args.dir, env=environment)
     wanted = kconfig.merge(kconfig.parse_fragment(read_text(path), path.name) for path in fragments)
-    if lost := kconfig.lost(wanted, parse_config(config.read_text())):
+    lost = kconfig.lost(wanted, parse_config(config.read_text()))
+    if lost and not args.partial:
         config.unlink()
         raise Failure("\n".join(f"lost: {option} ({option.where})" for option, _value in lost))
     if subprocess.run([*make, "-s", "bzImage"], env=environment, check=False).returncode:
@@ -348,6 +349,11 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--version", help="exact version of the source package (the newest)")
     parser.add_argument("--profile", default="lab", help="fragment to build with (%(default)s)")
     parser.add_argument("--fragment", action="append", default=[], help="build: one more, may be repeated")
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="build: options that later patches declare may be missing",
+    )
     parser.add_argument("--out", type=Path, help="build: where to (beside the repository)")
     parser.add_argument(
         "--jobs", type=int, default=len(os.sched_getaffinity(0)), help="compilers at once (%(default)s)"

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.machinery
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
@@ -167,3 +169,55 @@ def test_every_fragment_of_a_variant_exists(lab):
         for name in fragments:
             assert (lab.TOP / "roles/kernel/files/config" / f"{name}.config").exists()
     assert set(lab.VARIANTS) == set(lab.SLOWNESS)
+
+
+@pytest.fixture
+def series(tmp_path):
+    """A repository with a base and three patches: documentation, kernel, selftests."""
+    tree = tmp_path / "linux"
+
+    def git(*words):
+        subprocess.run(
+            ["git", "-C", tree, "-c", "user.name=t", "-c", "user.email=t@localhost", *words], check=True
+        )
+
+    tree.mkdir()
+    git("init", "--quiet")
+    for title, name in (
+        ("base", "Makefile"),
+        ("doc: Say", "Documentation/a.rst"),
+        ("mk: Add", "kernel/a.c"),
+        ("selftests: Test", "tools/testing/selftests/multikernel/a.c"),
+    ):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text("")
+        git("add", "--all")
+        git("commit", "--quiet", "--message", title)
+        if title == "base":
+            git("tag", "base")
+    return tree
+
+
+def test_every_patch_is_built_by_itself(lab, series, monkeypatch, capsys):
+    built = []
+    monkeypatch.setattr(
+        lab,
+        "build_variant",
+        lambda tree, variant, jobs, partial: built.append((variant, partial, (tree / "kernel/a.c").exists())),
+    )
+    monkeypatch.setattr(
+        lab, "build_selftests", lambda tree, made, jobs: built.append((tree / lab.SELFTESTS / "a.c").exists())
+    )
+    given = argparse.Namespace(tree=series, base="base", variant="normal", jobs=1)
+    lab.each(given)
+    assert built == [("normal", True, True), True]
+    assert "3 of 3: selftests: Test" in capsys.readouterr().out
+
+
+def test_a_patch_that_does_not_build_is_named(lab, series, monkeypatch):
+    def fail(*_words, **_options):
+        raise lab.LabError("the kernel cannot be built")
+
+    monkeypatch.setattr(lab, "build_variant", fail)
+    with pytest.raises(lab.LabError, match=r"^2 of 3, mk: Add: the kernel cannot be built"):
+        lab.each(argparse.Namespace(tree=series, base="base", variant="normal", jobs=1))
