@@ -243,7 +243,6 @@ class Units(Launcher):
         capabilities = service.capabilities
         properties = [
             f"BindsTo={self._owner}",
-            f"After={self._owner}",
             "Type=exec",
             f"SyslogIdentifier={service.unit}",
             # Programs alone, and what is to be served. A temporary file system does not do for a root.
@@ -261,6 +260,8 @@ class Units(Launcher):
             *([f"AmbientCapabilities={capabilities}"] if capabilities else []),
             *_CONFINEMENT,
             *([] if service.filters else ["SystemCallFilter=@system-service"]),
+            # A share may have many files open at once; virtiofsd wants as many as this.
+            "LimitNOFILE=1000000",
         ]
         return [
             "systemd-run",

@@ -48,7 +48,8 @@ def archive(busybox: bytes, agent: bytes | None, programs: dict[Path, bytes]) ->
         ("dev/console", stat.S_IFCHR | 0o600, b"", (5, 1)),
         ("bin/busybox", program, busybox),
         ("bin/mkops-facts", program, (HERE / "mkops-facts").read_bytes()),
-        *((f"sbin/{name}", program, (HERE / name).read_bytes()) for name in ("mkops-network", "mkops-lease")),
+        ("sbin/mkops-lease", program, (HERE / "mkops-lease").read_bytes()),
+        ("sbin/mkops-network", program, (HERE / "debian/usr/sbin/mkops-network").read_bytes()),
         # Somebody to be: shells and Ansible look for the home of root.
         ("etc/passwd", stat.S_IFREG | 0o644, b"root::0:0:root:/root:/bin/sh\n"),
         ("etc/group", stat.S_IFREG | 0o644, b"root:x:0:\n"),

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ansible_collections.mkops.multikernel.plugins.module_utils.devices.backends import PLACES
+
 NEWER = "#!/bin/sh\necho mkops 99.0.0\n"
 
 
@@ -97,3 +99,24 @@ def test_one_that_does_not_run_is_replaced(plays):
 def test_the_manual_page_is_there(plays):
     top, _said = plays
     assert (top / "man/man8/mkops.8").read_text().startswith('.\\" Copyright')
+
+
+def test_what_serves_devices_is_looked_for_where_it_is_looked_for_later(tmp_path):
+    """With all four programs nothing is installed, and without any one of them something is."""
+    variables = yaml.safe_load((Path(__file__).parents[3] / "roles/host/vars/main.yml").read_text())
+    assert variables["host_devices_places"] == list(PLACES)
+    for place, names in (("bin", ("ip", "nft")), ("libexec", ("qemu-storage-daemon", "virtiofsd"))):
+        (tmp_path / place).mkdir()
+        for name in names:
+            (tmp_path / place / name).write_text("#!/bin/sh\n")
+            (tmp_path / place / name).chmod(0o755)
+
+    def found():
+        argv = [sys.executable, "-c", variables["host_devices_look"], str(tmp_path / "libexec")]
+        done = subprocess.run(argv, env={"PATH": str(tmp_path / "bin")}, capture_output=True, check=False)
+        assert not done.stderr
+        return not done.returncode
+
+    assert found()
+    (tmp_path / "libexec/virtiofsd").unlink()
+    assert not found()

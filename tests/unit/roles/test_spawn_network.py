@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the initramfs makes of the words of a command line, with real devices in namespaces."""
+"""What spawned kernels make of the words of a command line, with real devices in namespaces."""
 
 from __future__ import annotations
 
@@ -26,7 +26,12 @@ echo {mac} >/sys/class/net/eth0/address
 echo 00:00:00:00:00:00 >/sys/class/net/lo/address
 mount -t tmpfs none /etc
 ip link add eth0 type bridge
-{shell} {files}/mkops-network
+# As the kernel does, and a former start.
+ip address add 10.77.0.3/31 dev eth0
+ip link set eth0 up
+ip route add default via 10.77.0.2
+echo nameserver fd00::1 >/etc/resolv.conf
+{shell} {files}/debian/usr/sbin/mkops-network
 ip -j address show dev {device}
 ip -j route show default
 ip -j -6 route show default
@@ -70,4 +75,6 @@ def test_all_that_is_said_comes_to_pass(tmp_path, shell):
     assert found == {"10.77.0.3/31", "fd77::3/127"}
     assert json.loads(said[2])[0]["gateway"] == "10.77.0.2"
     assert json.loads(said[3])[0]["gateway"] == "fd77::2"
-    assert said[4:] == ["nameserver 10.0.0.1", "nameserver fd00::1", "red"]
+    assert said[4:] == ["nameserver fd00::1", "nameserver 10.0.0.1", "red"]
+    assert not done.stderr
+    assert not any(one.get("tentative") for one in device["addr_info"] if one["scope"] == "global")

@@ -78,6 +78,8 @@ def test_a_disk_sees_itself_and_programs_alone(tmp_path):
         "PrivateNetwork=yes",
         "SystemCallFilter=@system-service",
     } <= {*found}
+    # The owner waits for it before it is ready itself: ordered after it, neither would ever start.
+    assert not any(one.startswith("After=") for one in found)
     read_only = properties(units.words(disk_service("red", 1, Disk("/srv/a", read_only=True), units)))
     assert 'BindReadOnlyPaths="/srv/a"' in read_only and 'BindPaths="/srv/a"' not in read_only
 
