@@ -8,6 +8,7 @@ devices.py network NAME...          addresses, MTU, names; the largest packets, 
 devices.py reach '{"A>B": true}'    who opens connections to whom: names of instances, host, outside
 devices.py disks NAME               what is written here is read there, and the other way round
 devices.py shares NAME BYTES        files of a directory, both ways, with their hashes
+devices.py transfer NAME BYTES      as much by TCP, both ways, with its hashes; sent from a share
 devices.py restarts NAME TIMES      the same addresses each time
 devices.py backends NAME            what serves it is killed, and comes back
 devices.py panic NAME SIBLING       it crashes while it works; the sibling goes on
@@ -21,8 +22,10 @@ import ipaddress
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -389,6 +392,57 @@ def shares(name, size):
         )
 
 
+def transfer(name, size):
+    size = int(size)
+    link = record(name)["links"][0]
+    host = str(ipaddress.ip_interface(link["host_addresses"][0]).ip)
+    share = next(one for one in record(name)["shares"] if not one.get("read_only"))
+    mount(name, share["tag"])
+    found = {}
+
+    def serve(one):
+        """What is sent first is random; what comes over the next connection is hashed."""
+        piece = os.urandom(1 << 20)
+        digest, left = hashlib.sha256(), size
+        with one.accept()[0] as peer:
+            begun = time.monotonic()
+            while left:
+                part = piece[: min(left, len(piece))]
+                peer.sendall(part)
+                digest.update(part)
+                left -= len(part)
+            peer.shutdown(socket.SHUT_WR)
+            peer.recv(1)
+            found["sent"] = digest.hexdigest(), time.monotonic() - begun
+        digest = hashlib.sha256()
+        with one.accept()[0] as peer:
+            begun = time.monotonic()
+            while part := peer.recv(1 << 20):
+                digest.update(part)
+            found["came"] = digest.hexdigest(), time.monotonic() - begun
+
+    with socket.create_server((host, 7001)) as one:
+        thread = threading.Thread(target=serve, args=(one,), daemon=True)
+        thread.start()
+        there = inside(name, f"nc {host} 7001 </dev/null | sha256sum", seconds=3600).split()[0]
+        file = f"/{share['tag']}/sent"
+        inside(name, f"head -c {size} /dev/urandom >{file}", seconds=3600)
+        stored = inside(name, f"sha256sum <{file}", seconds=3600).split()[0]
+        inside(name, f"nc {host} 7001 <{file} >/dev/null", seconds=3600)
+        thread.join(60)
+    path = Path(share["path"]) / "sent"
+    with path.open("rb") as ours:
+        here = hashlib.file_digest(ours, "sha256").hexdigest()
+    path.unlink()
+    if found["sent"][0] != there or not here == stored == found["came"][0]:
+        sys.exit(f"sent {found['sent']}, arrived {there}; stored {stored}, {here} here, came {found['came']}")
+    print(
+        f"{name}: {size} bytes by TCP in {found['sent'][1]:.1f} s,"
+        f" and in {found['came'][1]:.1f} s back, from a share",
+        flush=True,
+    )
+
+
 # Ends
 
 
@@ -496,9 +550,9 @@ def panic(name, sibling):
 
 def main():
     words = sys.argv[2:]
-    call = {one.__name__: one for one in (network, reach, disks, shares, restarts, backends, panic)}[
-        sys.argv[1]
-    ]
+    call = {
+        one.__name__: one for one in (network, reach, disks, shares, transfer, restarts, backends, panic)
+    }[sys.argv[1]]
     call(*words)
 
 

@@ -15,6 +15,7 @@ import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide import apply as _apply
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import flags as _flags
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import kerf as _kerf
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import store as _store
@@ -43,6 +44,7 @@ def make_host(tmp_path, monkeypatch):
         monkeypatch.setattr(_kerf, "run", host.run)
         monkeypatch.setattr(_kerf, "write_overlay", host.write_overlay)
         monkeypatch.setattr(_store, "must", host.systemctl)
+        monkeypatch.setattr(_apply, "set_network", host.set_network)
         monkeypatch.setattr(_flags, "kexec_file_load", host.kexec_file_load)
         monkeypatch.setattr("os.geteuid", lambda: 0)
         read_tree = KernelFs._tree

@@ -117,6 +117,7 @@ class FakeKernel:
     virtio: bool = False  # offers virtio devices
     bridges: list[str] = field(default_factory=list)
     units: list[str] = field(default_factory=list)  # what systemctl was asked for
+    networks: list[list[str]] = field(default_factory=list)  # whose was set up, each time
     transactions: int = 1
     shown: dict[str, bytes] = field(default_factory=dict)
 
@@ -468,6 +469,10 @@ class FakeKernel:
                 for node, one in resources.find("virtio").children.items()
             }
         self.sync()
+
+    def set_network(self, root: str, records: Path, served: Path) -> None:
+        assert (root, served) == (str(self.root), self.root / "run/mkops/devices")
+        self.networks.append(sorted(path.stem for path in records.glob("*.json")))
 
     def systemctl(self, argv: list[str], _purpose: str, timeout: float) -> None:
         """A service of devices has its directory while it runs."""

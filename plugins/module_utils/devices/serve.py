@@ -249,6 +249,7 @@ class _Slot:
         self.rings: list[Ring] = []
         self.delay = _FIRST_DELAY
         self.due: float | None = None  # when it is connected again
+        self.died = False
 
     def close_rings(self) -> None:
         for ring in self.rings:
@@ -332,7 +333,8 @@ class Server:
             with contextlib.suppress(OSError):
                 os.read(ring.error, 8)
             return
-        self._log(f"{slot.backend.title}: what serves it has ended, and is started again")
+        # Told when it is started again: it may have been stopped, as this process is about to be.
+        slot.died = True
         self._let_go(slot, lost=True)
         self._postpone(slot)
 
@@ -343,6 +345,9 @@ class Server:
 
     def _again(self, slot: _Slot) -> None:
         slot.due = None
+        if slot.died:
+            slot.died = False
+            self._log(f"{slot.backend.title}: what serves it has ended, and is started again")
         try:
             slot.backend.connect()
         except (Failure, OSError) as error:

@@ -22,7 +22,7 @@ from .machine import ACTIVE, LOADED, READY, Instance, Machine
 from .ready import Watch
 from .request import Request
 from .steps import Step, anew
-from .store import DeviceUnits, drop_record, keep_record
+from .store import DeviceUnits, drop_record, keep_record, set_network
 from .views import cpus_named
 from .wish import InstanceWish, Manner
 
@@ -121,6 +121,9 @@ class Applier:
         else:
             drop_record(directory, step.name)
             self._units.stop(step.name)
+            # What served it has left the network as the record had it, or was not there at all.
+            paths = self._kernel.paths
+            set_network(paths.root, paths.devices, paths.served)
 
     def _load_again(self, step: Step, words: tuple[str, ...], done: Done, attempt: Attempt) -> Done:
         """Loading is refused while another one is going on. Some kernels never take it back."""

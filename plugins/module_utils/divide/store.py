@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ..common.command import must
 from ..common.errors import Failure
 from ..common.files import remove, text_of, write_file
+from ..common.lock import locked
 
 if TYPE_CHECKING:
     from ..devices.record import Record
@@ -85,6 +86,18 @@ class DeviceUnits:
 
     def _systemctl(self, verb: str, name: str, purpose: str) -> None:
         must(["systemctl", verb, f"mkops-devices@{name}.service"], f"{purpose} of {name}", timeout=_TIMEOUT)
+
+
+def set_network(root: str, records: Path, served: Path) -> None:
+    """Have the host's end of all networks as recorded: what nobody has any more goes. Raises Failure."""
+    from ..devices.hostnet import HostNetwork  # most hosts have none
+
+    try:
+        served.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with locked(served / ".lock"):
+            HostNetwork(root).apply(read_records(records))
+    except OSError as error:
+        raise Failure(f"the networks of instances cannot be set up: {error.strerror}") from error
 
 
 def drop_record(directory: Path, name: str) -> None:

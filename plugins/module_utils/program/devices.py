@@ -15,7 +15,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..common.errors import Failure, Refused
-from ..common.lock import locked
 from ..devices.backends import Children, Launcher, Units, program_reasons
 from ..devices.channel import DIRECTORY, Channel
 from ..devices.hostnet import HostNetwork
@@ -23,7 +22,7 @@ from ..devices.record import Link, Record
 from ..devices.serve import Server, backends_of, serving
 from ..divide.kernelfs import KernelFs, Paths
 from ..divide.machine import absence_reasons
-from ..divide.store import read_records
+from ..divide.store import read_records, set_network
 from .output import complain, notify, say
 
 Open = Callable[[Path], Channel]
@@ -77,9 +76,7 @@ def _channel(path: Path, name: str, open_channel: Open) -> Iterator[Channel]:
 
 
 def _apply_network(paths: Paths) -> None:
-    paths.served.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with locked(paths.served / ".lock"):
-        HostNetwork(paths.root).apply(read_records(paths.devices))
+    set_network(paths.root, paths.devices, paths.served)
 
 
 class _Serving:

@@ -89,6 +89,8 @@ def test_an_instance_with_one_of_each(run, host, image, tmp_path):
     gone = run(state="absent")
     assert gone["steps"] == ["kill", "unload", "delete", "set_devices"]
     assert host.units[1:] == [f"stop {UNIT}"]
+    # After the record is gone, or the host's end would stay.
+    assert host.networks == [[]]
     assert not (host.root / "var/lib/mkops/devices/red.json").exists()
     assert not run(state="absent")["changed"]
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure
+from ansible_collections.mkops.multikernel.plugins.module_utils.devices import hostnet
 from ansible_collections.mkops.multikernel.plugins.module_utils.devices.backends import Children, Units
 from ansible_collections.mkops.multikernel.plugins.module_utils.devices.declare import Disk
 from ansible_collections.mkops.multikernel.plugins.module_utils.devices.record import Link, Record
@@ -73,6 +74,7 @@ def served(monkeypatch, paths):
             said.append(f"set_up {name} {link.tap} {link.mode}")
 
     monkeypatch.setattr(devices, "HostNetwork", Network)
+    monkeypatch.setattr(hostnet, "HostNetwork", Network)
     return said
 
 
