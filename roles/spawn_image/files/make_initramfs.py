@@ -23,6 +23,7 @@ import types
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+FACT = "etc/ansible/facts.d/mkops.fact"
 ELF_INTERPRETER = 3
 BOOT_CONFIGURATION = 'kernel.kerf.entrypoint = "/sbin/kerf-entrypoint"\n'
 
@@ -53,7 +54,7 @@ def archive(busybox: bytes, agent: bytes | None, programs: dict[Path, bytes]) ->
         # Somebody to be: shells and Ansible look for the home of root.
         ("etc/passwd", stat.S_IFREG | 0o644, b"root::0:0:root:/root:/bin/sh\n"),
         ("etc/group", stat.S_IFREG | 0o644, b"root:x:0:\n"),
-        ("etc/ansible/facts.d/mkops.fact", program, (HERE / "mkops.fact").read_bytes()),
+        (FACT, program, (HERE / "debian" / FACT).read_bytes()),
         ("sbin/poweroff", program, (HERE / "poweroff").read_bytes()),
         # There is no other name for a shell before it has run.
         ("init", program, b"#!/bin/busybox sh\n" + (HERE / "init").read_bytes()),

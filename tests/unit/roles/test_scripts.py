@@ -10,6 +10,9 @@ import gzip
 import hashlib
 import importlib.machinery
 import importlib.util
+import io
+import json
+import os
 import struct
 import subprocess
 import sys
@@ -18,6 +21,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from ansible_collections.mkops.multikernel.plugins.module_utils.build.rootfs import Tree
 
 TOP = Path(__file__).resolve().parents[3]
 MAKE_INITRAMFS = TOP / "roles/spawn_image/files/make_initramfs.py"
@@ -79,6 +84,7 @@ def test_initramfs(tmp_path):
         "sbin/mkops-lease",
         "bin/mkops-facts",
     } <= set(found)
+    assert found["etc/ansible/facts.d/mkops.fact"][0] == 0o100755
 
     stamp = output.stat().st_mtime_ns
     assert make_initramfs(busybox, output).returncode == 0
@@ -87,6 +93,27 @@ def test_initramfs(tmp_path):
     assert make_initramfs(busybox, again).returncode == 0
     assert again.read_bytes() == image  # reproducible
     assert sorted(path.name for path in output.parent.iterdir()) == ["spawn.cpio.gz"]
+
+
+def test_a_debian_root_says_that_it_is_a_spawned_kernel(tmp_path):
+    """Ansible runs facts that are executable, and reads the others."""
+    tasks = yaml.safe_load((TOP / "roles/spawn_image/tasks/debian.yml").read_text())
+    assert "role_path ~ '/files/debian'" in tasks[0]["mkops.multikernel.debian_root"]["overlays"]
+    tree = Tree(io.BytesIO())
+    tree.add_directory(TOP / "roles/spawn_image/files/debian")
+    fact = tree.entries["etc/ansible/facts.d/mkops.fact"]
+    assert (fact.mode, fact.uid) == (0o100755, 0)
+    said = tmp_path / "mkops.fact"
+    said.write_bytes(fact.data)
+    environment = {"PATH": os.environ["PATH"]}
+    for more, expected in (
+        ({}, (None, None, None)),
+        ({"MKOPS_HOST": 'b"g', "MKOPS_INSTANCE": "red", "MKOPS_INSTANCE_ID": "7"}, ('b"g', "red", 7)),
+    ):
+        done = subprocess.run(["/bin/sh", said], env={**environment, **more}, capture_output=True, check=True)
+        found = json.loads(done.stdout)
+        assert found["spawned"] is True
+        assert (found["host"], found["instance"], found["id"]) == expected
 
 
 @pytest.mark.parametrize("content", [elf(1, 3), b"#!/bin/sh\n", b""])
