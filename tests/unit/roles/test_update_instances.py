@@ -30,7 +30,7 @@ module = AnsibleModule(argument_spec={key: {"type": "raw"} for key in (
 here = os.environ["FLEET"]
 host = module.params["kerf"]
 known = json.load(open(f"{here}/state.json"))
-mine, steps = known[host], []
+mine, steps, kept = known[host], [], known.get("kept")
 for one in module.params["instances"]:
     if mine.get(one["name"]) != one["image"]:
         steps.append(f"restart {one['name']}")
@@ -41,7 +41,12 @@ for one in module.params["instances"]:
             if one["image"] == "broken":
                 module.fail_json(msg="it panicked", reasons=["it panicked"])
             mine[one["name"]] = one["image"]
-            json.dump(known, open(f"{here}/state.json", "w"))
+    if module.params["at_boot"] is not None and kept[host].get(one["name"]) != one:
+        steps.append(f"at_boot: {one['name']}")
+        if not module.check_mode:
+            kept[host][one["name"]] = one
+    if not module.check_mode:
+        json.dump(known, open(f"{here}/state.json", "w"))
 module.exit_json(changed=bool(steps), steps=steps, instances=[
     {"name": name, "id": number, "state": "active"} for number, name in enumerate(mine, 1)])
 """
@@ -147,6 +152,21 @@ def test_check_mode_touches_nothing(fleet):
     said, log = fleet.run("--check")
     assert log == [] and fleet.state["h1"]["red"] == "old"
     assert said.count("planned") >= 3 and "unchanged" in said
+
+
+def test_what_is_kept_for_boot_is_no_reason_to_take_work_away(fleet):
+    """The role's main entry keeps what is declared, and does not differ from it after an update."""
+    declared = {
+        host: {name: {"name": name, "image": image} for name, image in wanted.items()}
+        for host, wanted in fleet.wanted.items()
+    }
+    fleet.state["kept"] = {**declared, "h1": {"red": declared["h1"]["red"]}}  # blue is new in the file
+    _said, log = fleet.run("-e", "instances_at_boot=true")
+    assert log == [*steps("h1", "red"), *steps("h2", "red"), *steps("h3", "red")]
+    assert fleet.state["kept"] == declared
+    fleet.state["kept"]["h1"]["red"] = {"name": "red", "image": "older"}
+    _said, log = fleet.run("-e", "instances_at_boot=true")
+    assert log == [] and fleet.state["kept"] == declared
 
 
 def test_some_of_them_without_hooks(fleet):
