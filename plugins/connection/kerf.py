@@ -171,7 +171,7 @@ REASONS = {
     "agent (kerf-init)",
     agent.SILENT: "it runs, but kerf's agent in it has not answered for {number} s",
     agent.DIED: "it has died meanwhile: {text}",
-    agent.LOST: "kerf's agent in it has ended the connection",
+    agent.LOST: "the connection to kerf's agent in it has ended: {text}",
     agent.CONFUSED: "kerf's agent in it says what it should not: {text}",
 }
 

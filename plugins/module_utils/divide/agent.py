@@ -34,7 +34,7 @@ TRANSPORTLESS = "transportless"  # text: why
 AGENTLESS = "agentless"
 SILENT = "silent"  # number: seconds
 DIED = "died"  # text: its state, and how it ended
-LOST = "lost"  # the agent has ended the connection, and the kernel goes on
+LOST = "lost"  # text: how the connection has ended; the kernel goes on
 CONFUSED = "confused"  # text: what it said that is not the agent's language
 FLOODED = "flooded"  # number: the bytes that were too many
 TIRED = "tired"  # number: the seconds that the command was given
@@ -47,6 +47,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Of kerf's agent and of the kernel's vsock transport for spawned kernels, as divide/ready.py has them
 _AGENT_PORT = 1023
 _RESERVED_PORTS = range(1023, 511, -1)
+_PORTS_A_SECOND = 40  # a port comes again after more than the 8 s that a kernel takes to forget a connection
 _SET_TRANSPORT, _MULTIKERNEL = 9, 1
 _OPEN, _STDIN, _STDIN_EOF, _SIGNAL = 1, 2, 3, 5
 _STARTED, _ERROR, _STDOUT, _STDERR, _EXIT, _STDIN_ACK = range(16, 22)
@@ -125,6 +126,15 @@ def check(name: str, epoch: str | None) -> str:
 # --- the agent --------------------------------------------------------------------------------------
 
 
+def ports() -> list[int]:
+    """All ports that may be tried, first the one whose turn it is.
+
+    What is still said of a connection that has ended, ends another one from the same port.
+    """
+    turn = int(time.monotonic() * _PORTS_A_SECOND) % len(_RESERVED_PORTS)
+    return [*_RESERVED_PORTS[turn:], *_RESERVED_PORTS[:turn]]
+
+
 def connect(number: int, patience: float) -> socket.socket:
     """A connection to the agent of an instance, which takes them from reserved ports only."""
     started = time.monotonic()
@@ -135,14 +145,15 @@ def connect(number: int, patience: float) -> socket.socket:
         except OSError as error:
             raise Ended(TRANSPORTLESS, 0, os.strerror(error.errno or 0)) from None
         try:
-            for port in _RESERVED_PORTS:
+            candidates = ports()
+            for port in candidates:
                 try:
                     channel.bind((socket.VMADDR_CID_ANY, port))
                     break
                 except OSError as error:
                     if error.errno == errno.EACCES:
                         raise Ended(ROOTLESS) from None
-                    if error.errno != errno.EADDRINUSE or port == _RESERVED_PORTS[-1]:
+                    if error.errno != errno.EADDRINUSE or port == candidates[-1]:
                         raise
             channel.settimeout(max(0.1, started + patience - time.monotonic()))
             channel.connect((number, _AGENT_PORT))
@@ -189,6 +200,7 @@ class Session:
         self.started, self.credit, self.left, self.limit = False, _WINDOW, limit, limit
         self.exit_code: int | None = None
         self.gone = False  # the connection
+        self.how = "it was closed"  # the connection has gone
 
     def step(self, seconds: float) -> None:
         """Wait until something can be done, at most so long, and do it."""
@@ -275,8 +287,8 @@ class Session:
                 data = self.channel.recv(_CHUNK)
             except BlockingIOError:
                 break
-            except OSError:
-                data = b""
+            except OSError as error:
+                data, self.how = b"", os.strerror(error.errno or 0)
             if not data:
                 self.gone = True
                 break
@@ -328,7 +340,8 @@ def converse(session: Session, name: str, epoch: str, patience: float, seconds: 
             while time.monotonic() - now < _LAG:
                 check(name, epoch)
                 time.sleep(0.1)
-            raise Ended(LOST)
+            when = "" if session.started else ", before it said that the command runs"
+            raise Ended(LOST, 0, session.how + when)
         if now - looked >= _LOOK:
             looked = now
             check(name, epoch)

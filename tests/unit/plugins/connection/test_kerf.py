@@ -255,7 +255,9 @@ def test_it_is_deleted_meanwhile(connection, red):
 
 def test_the_agent_ends_the_connection(connection, red):
     red.script = red.open
-    assert failure(connection) == "kerf's agent in it has ended the connection"
+    assert failure(connection) == (
+        "the connection to kerf's agent in it has ended: it was closed, before it said that the command runs"
+    )
 
 
 @pytest.mark.parametrize(

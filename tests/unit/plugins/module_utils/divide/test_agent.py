@@ -131,6 +131,20 @@ def test_ports_that_others_have(red, monkeypatch):
     assert Call().end == (agent.EXITED, 0, "")
 
 
+def test_a_port_is_left_alone_for_a_while(monkeypatch):
+    """The end of one connection must not come to another one."""
+    now = [100.0]
+    monkeypatch.setattr(agent.time, "monotonic", lambda: now[0])
+    used: dict[int, float] = {}
+    while now[0] < 140:
+        tried = agent.ports()
+        assert sorted(tried) == list(range(512, 1024))
+        assert now[0] - used.get(tried[0], 0) > 8
+        used[tried[0]] = now[0]
+        now[0] += 0.026
+    assert len(used) == 512
+
+
 def test_no_port_left(red, monkeypatch):
     refuse(monkeypatch, "bind", *[errno.EADDRINUSE] * 512)
     assert Call().end == (agent.TRANSPORTLESS, 0, "Address already in use")
@@ -226,7 +240,7 @@ def test_a_kernel_that_tells_little(red):
 def test_a_lost_agent(red, monkeypatch):
     monkeypatch.setattr(agent, "_LAG", 0.3)
     red.script = red.open
-    assert Call().end == (agent.LOST, 0, "")
+    assert Call().end == (agent.LOST, 0, "it was closed, before it said that the command runs")
 
 
 @pytest.mark.parametrize(
