@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import hashlib
+import importlib
 import json
 import os
 import tempfile
@@ -114,6 +114,8 @@ def text_of(path: Path) -> str:
 
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a file in hexadecimal digits. Raises OSError."""
+    import hashlib
+
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -123,7 +125,18 @@ def sha256_file(path: Path) -> str:
 
 def sha256(data: str | bytes) -> str:
     """The SHA-256 of bytes, or of text as UTF-8, in hexadecimal digits."""
-    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+    data = data.encode() if isinstance(data, str) else data
+    return str(_hasher(len(data))(data).hexdigest())
+
+
+def _hasher(size: int) -> Any:
+    """Python's own for what is short: hashlib loads OpenSSL, which takes 4 MiB of a process that stays."""
+    for name in ("_sha2", "_sha256") if size < _BLOCK else ():
+        with contextlib.suppress(ImportError, AttributeError):
+            return importlib.import_module(name).sha256
+    import hashlib
+
+    return hashlib.sha256
 
 
 def remove(path: Path) -> bool:

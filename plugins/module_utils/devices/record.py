@@ -10,12 +10,12 @@ allotted: as long as it is there, an instance keeps its addresses.
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from ..common.files import sha256
 from .declare import DHCP, Address, Devices, Disk, Forward, Interface, Network, Share, list_reasons
 
 LONGEST_LINK = 15  # bytes of the name of a network device
@@ -144,7 +144,7 @@ def tap_name(name: str, place: int) -> str:
 
 def mac_of(machine_id: str, name: str, place: int) -> str:
     """Of the spawn's end: the same as long as machine, name and place are."""
-    digest = hashlib.sha256(f"{machine_id}\0{name}\0{place}".encode()).digest()
+    digest = bytes.fromhex(sha256(f"{machine_id}\0{name}\0{place}"))
     return ":".join(f"{byte:02x}" for byte in (0x02, *digest[:5]))
 
 

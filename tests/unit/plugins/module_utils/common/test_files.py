@@ -7,6 +7,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -76,7 +78,25 @@ def test_hashes(tmp_path):
     (tmp_path / "file").write_bytes(data)
     wanted = hashlib.sha256(data).hexdigest()
     assert files.sha256_file(tmp_path / "file") == files.sha256(data) == wanted
-    assert files.sha256("é") == files.sha256("é".encode())
+    assert files.sha256("é") == files.sha256("é".encode()) == hashlib.sha256("é".encode()).hexdigest()
+
+
+def test_a_process_that_stays_does_not_have_openssl_for_a_short_hash():
+    code = f"""if True:
+        import sys
+        from {files.__package__.rpartition(".")[0]}.program import change, record
+        from {files.__name__} import sha256
+        sha256("a record")
+        sys.exit("_hashlib" in sys.modules)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_record_has_what_it_should(tmp_path):
