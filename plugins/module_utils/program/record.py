@@ -62,7 +62,6 @@ class Limit:
         if now - self._began >= WINDOW:
             yield from self.rest()
             self._began, self._passed = now, 0
-        self._lost = self._lost or (lost and self.exceeded)
         for line in lines:
             if not self.exceeded:
                 self._passed += 1
@@ -70,6 +69,8 @@ class Limit:
             else:
                 self._left_out += 1
                 self._kept.append(line)
+        # Also when these are the ones that were too many.
+        self._lost = self._lost or (lost and self.exceeded)
 
     def rest(self) -> Iterator[str]:
         """How many were left out, and the last of them."""

@@ -235,6 +235,13 @@ def test_a_flood_that_the_kernel_does_not_keep(paths, sink, ring, monkeypatch):
     assert sink.messages == ["[4681 or more lines are left out: it writes too much]", "panic"]
 
 
+def test_a_flood_whose_beginning_was_little():
+    limit = record.Limit(0)
+    assert len([*limit.take(["flood"] * (record.LINES - 100), 0)]) == record.LINES - 100
+    assert len([*limit.take(["flood"] * 4000, 1, lost=True)]) == 100
+    assert next(limit.rest()) == f"[{3900 - record.KEPT} or more lines are left out: it writes too much]"
+
+
 def test_after_a_flood_it_goes_on(paths, sink, ring, monkeypatch):
     monkeypatch.setattr(record, "LINES", 3)
     monkeypatch.setattr(record, "KEPT", 2)
