@@ -130,7 +130,7 @@ lab-down: ## Stop the QEMU hosts and delete their disks; console logs stay in .l
 	ansible-playbook playbooks/lab_down.yml
 
 .PHONY: molecule
-molecule: ## Run a Molecule scenario (SCENARIO=default|site|kerf|layout|refuse|rollout|secureboot|survive|monitoring|profiles|roots|devices|latency)
+molecule: ## Run a Molecule scenario (SCENARIO=default|site|kerf|layout|refuse|rollout|secureboot|survive|monitoring|profiles|roots|guests|devices|latency)
 	@tools/bootstrap build lab test $(if $(filter latency,$(SCENARIO)),full)
 	molecule test --no-command-borders -s $(SCENARIO)
 
