@@ -242,3 +242,9 @@ def test_a_file_in_the_way(packages_tar, tmp_path):
     (tmp_path / "etc/hostname/x").write_text("")
     with pytest.raises(ValueError, match="/etc/hostname"):
         furnished(packages_tar(), wish(), root.Files(overlays=(tmp_path,)))
+
+
+def test_what_says_that_a_kernel_is_up_is_written_at_once():
+    """A getty that resets the terminal in between would have the line begin with something else."""
+    assert "ExecStartPre" not in root.FACTS_UNIT
+    assert 'printf "\\n%%s\\n" "$$facts"' in root.FACTS_UNIT
