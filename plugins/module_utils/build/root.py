@@ -338,8 +338,8 @@ After=multi-user.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-# The prompt of a shell may stand there already, and who resets the terminal may write in between: the line and
-# what ends the one before it are written at once.
+# The prompt of a shell may stand there already, and who resets the terminal may write in between: the line
+# and what ends the one before it are written at once.
 ExecStart=/bin/sh -c 'facts=$$(/usr/bin/mkops-facts) && printf "\\n%%s\\n" "$$facts"'
 StandardOutput=tty
 TTYPath=/dev/console
