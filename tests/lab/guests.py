@@ -166,7 +166,7 @@ def die(lab, guest, host, how, command, kill, reason):
     watcher.join(timeout=60)
     check(f"{how}: {output}", died and "UNREACHABLE!" in output and "it has died meanwhile" in output)
     check(f"{how}, the reason {reason}: {output}", reason in output)
-    told = output.split("msg:")[-1].strip().splitlines()[0]
+    told = output.rsplit("msg:", maxsplit=1)[-1].strip().splitlines()[0]
     print(f"{how}: unreachable {ended - died[0]:.1f} s later: {told}")
     check(f"{how}: it took {ended - died[0]:.1f} s", ended - died[0] < LIMIT)
 
