@@ -181,6 +181,7 @@ def deaths(lab, guests, host, _size):
 
     die(lab, guest, host, "killed", f"exec sleep {MARK}", killed, "forced")
     unit = f"mkops@{name}.service"
+    # What it says is compared, and it ends with 3 for all that is not active.
     active = f"systemctl is-active {unit} || true"
     until("the unit has ended", lambda: said(lab.host(host), active) == "inactive")
     said(lab.host(host), f"systemctl start {unit}")
