@@ -105,6 +105,16 @@ kernel:
     lockdown:
       description: The kernel's lockdown, V(none), V(integrity) or V(confidentiality).
       type: str
+    live_update:
+      description:
+        - Whether the host can boot another kernel while its instances run on, by
+          M(mkops.multikernel.kernel_boot) with O(mkops.multikernel.kernel_boot#module:method=live). Whether
+          that one takes them over is not known before it is named.
+        - C(possible), and C(reason), why not, null when it is.
+        - C(generation), how many live updates the pool has lived through, and C(state), V(off), V(armed),
+          V(loaded) or V(stale). Both are null where the kernel knows no live updates.
+      type: dict
+      version_added: 0.2.0
 host:
   description: The host.
   returned: without O(query)

@@ -50,6 +50,7 @@ def machine_facts(machine: Machine) -> dict[str, Any]:
             "console": machine.console,
             "kexec_disabled": machine.kexec_disabled,
             "lockdown": machine.lockdown,
+            "live_update": live_update_facts(machine),
         },
         "host": {
             "boot_id": machine.boot_id,
@@ -62,6 +63,20 @@ def machine_facts(machine: Machine) -> dict[str, Any]:
         "pool": pool_facts(machine),
         "topology": topology_facts(machine),
         "instances": instances_facts(machine),
+    }
+
+
+def live_update_facts(machine: Machine) -> dict[str, Any]:
+    """Whether this host can boot another kernel while instances run on, and why not."""
+    live = machine.live
+    if live is None:
+        reason = f"the kernel {machine.release} does not hand its instances over to another one"
+        return {"possible": False, "reason": reason, "generation": None, "state": None}
+    return {
+        "possible": live.possible,
+        "reason": live.reason or None,
+        "generation": live.generation,
+        "state": live.state,
     }
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from ..common.cpuset import parse_cpus
 from ..common.errors import Failure
 from ..common.files import below, sha256
+from ..common.live import LIVE_UPDATE, LiveUpdate, parse_live_update
 from ..common.lock import HOST_LOCK
 from .fdt import Node, parse_fdt
 from .machine import DEFAULT_GRANULE, HOST_ID, Chunk, Instance, Machine, Pool, Region
@@ -113,6 +114,11 @@ class Paths:
     def consoles(self) -> Path:
         """Of ours, how much of each is in the journal."""
         return self.at("/run/mkops/consoles")
+
+    @property
+    def handover(self) -> Path:
+        """What the next kernel of this host is told of instances that run on: see handover."""
+        return self.at("/var/lib/mkops/handover")
 
     def record(self, name: str) -> Path:
         """kerf's note of what it loaded."""
@@ -256,6 +262,13 @@ class KernelFs:
     def notes(self) -> Notes:
         return Notes(self.paths.notes, self.boot_id)
 
+    @property
+    def live_update(self) -> LiveUpdate | None:
+        """What the kernel says of live updates; None when it knows none, or tells it to root alone."""
+        with contextlib.suppress(PermissionError):
+            return parse_live_update(_text(self.paths.at(LIVE_UPDATE)))
+        return None
+
     def read(self) -> Machine:
         try:
             return self._read()
@@ -293,6 +306,7 @@ class KernelFs:
             console=self.paths.console.exists(),
             kexec_disabled=_text(at("/proc/sys/kernel/kexec_load_disabled")).strip() == "1",
             lockdown=parse_choice(_text(at("/sys/kernel/security/lockdown"))) or "none",
+            live=self.live_update if mounted else None,
             pool=pool,
             instances=self._instances(kimage, interface, uptime) if mounted else {},
             virtio=at("/sys/class/mkvirtio").is_dir(),

@@ -15,6 +15,7 @@ from .topology import Topology
 from .versions import UPSTREAM, Interface
 
 if TYPE_CHECKING:
+    from ..common.live import LiveUpdate
     from ..devices.record import Record
 
 HOST_ID = 0
@@ -140,6 +141,7 @@ class Machine:
     console: bool = False  # has /dev/mktty
     kexec_disabled: bool = False  # kernel.kexec_load_disabled, which only a reboot takes back
     lockdown: str = "none"
+    live: LiveUpdate | None = None  # None: its kernel cannot be updated while instances run
     pool: Pool = Pool()
     instances: Mapping[str, Instance] = field(default_factory=dict)
     virtio: bool = False  # offers virtio devices to instances

@@ -39,6 +39,27 @@ def test_divided_host(make_host, run_module):
     assert host.calls == []
 
 
+def test_live_updates(host, run_module):
+    """Whether the host's kernel can be replaced while instances run, and why not."""
+    facts = run_module(info, host)["kernel"]["live_update"]
+    assert facts == {
+        "possible": False,
+        "reason": "the kernel 6.12.107-mkops does not hand its instances over to another one",
+        "generation": None,
+        "state": None,
+    }
+    host.write("/sys/fs/multikernel/live_update", "state off\ngeneration 2\nadopted 1\nlost 0\n")
+    assert run_module(info, host)["kernel"]["live_update"] == {
+        "possible": True,
+        "reason": None,
+        "generation": 2,
+        "state": "off",
+    }
+    host.write("/sys/fs/multikernel/live_update", "state off\ngeneration 0\nreason CPU 3 is on its way\n")
+    facts = run_module(info, host)["kernel"]["live_update"]
+    assert (facts["possible"], facts["reason"]) == (False, "CPU 3 is on its way")
+
+
 def test_bare_host(make_host, run_module):
     result = run_module(info, make_host(supported=False, mounted=False))
     assert not result.get("failed")
