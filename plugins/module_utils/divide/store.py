@@ -71,6 +71,11 @@ class DeviceUnits:
         if (self._records / f"{name}.json").exists():
             self._systemctl("start", name, "start the devices")
 
+    def resume(self, name: str) -> None:
+        """For an instance that runs: as after a kernel has taken it over from another one. Raises Failure."""
+        if not self._is_active(name):
+            self.start(name)
+
     def change(self, name: str, seen: bool) -> None:
         """What it serves has changed. seen: also for the spawned kernel, which does not run then."""
         if self._is_active(name):

@@ -18,6 +18,7 @@ from ..common.command import must, run
 from ..common.files import text_of
 from ..divide.converge import converge
 from ..divide.declared import declared, declared_units, flattened
+from ..divide.handover import take_over
 from ..divide.kernelfs import KernelFs, Paths
 from ..divide.machine import ACTIVE, Machine
 from ..divide.request import layout_request
@@ -32,6 +33,8 @@ _HOST = ("pool", "headroom", "host_cpus")
 
 def boot(paths: Paths, stage: str, kerf: str | None) -> None:
     """Take one of the stages. Raises Refused with all reasons when the layout is none any more."""
+    for name in take_over(KernelFs(paths)):
+        say(f"{name}: it was taken over from the last kernel")
     layout = declared(paths)
     if not layout:
         say(f"nothing is declared in {text_of(paths.layout)}")

@@ -27,9 +27,11 @@ from ..divide.kernellog import Halts, Records
 from ..divide.layoutfile import read_layout
 from ..divide.machine import ACTIVE, HOST_ID, Machine, absence_reasons
 from ..divide.request import Request, instance_request, layout_request
+from ..divide.store import DeviceUnits
 from ..divide.units import STOPPED, Units, have_watched, unit_of
 from ..divide.versions import DEFAULT_KERF
 from ..divide.wish import Manner, Service
+from .leaving import is_left_running
 from .output import complain, complain_of_all, notify, say
 from .record import Recorder
 from .watch import Watcher
@@ -109,6 +111,8 @@ def _run(paths: Paths, name: str, kerf: str | None, service: bool) -> int:
             for warning in result.warnings:
                 complain(f"warning: {warning}")
             say(f"{name}: {', '.join(result.actions) or 'is running already'}")
+            if "start" not in result.actions:
+                _resume_devices(paths, name)
             notify("READY=1", f"STATUS={name} is running")
             instance_id = result.machine.instances[name].id if name in result.machine.instances else HOST_ID
             return Watcher(paths, name, Halts(log, instance_id), service).follow()
@@ -116,12 +120,23 @@ def _run(paths: Paths, name: str, kerf: str | None, service: bool) -> int:
             if not service:
                 say(f"{name}: it is left as it is")
                 return 0
+            if KernelFs(paths).status(name) == ACTIVE and is_left_running(paths):
+                say(f"{name}: it runs on, and the next kernel of this host takes it over")
+                return 0
     if _program() not in (begun, None):
         # It was replaced meanwhile, and what stopping takes cannot be read from where it was any more.
         given = ["--kerf", kerf] if kerf else []
         os.execv(sys.argv[0], [sys.argv[0], "stop", *given, name])
     _stop(paths, name, path, layout)
     return 0
+
+
+def _resume_devices(paths: Paths, name: str) -> None:
+    """Those of an instance that ran before this boot, or before this process. It runs without them, too."""
+    try:
+        DeviceUnits(paths.devices, paths.served).resume(name)
+    except Failure as failure:
+        complain(f"{name}: {failure}")
 
 
 def _program() -> tuple[int, ...] | None:

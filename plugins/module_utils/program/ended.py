@@ -20,6 +20,7 @@ from ..divide.machine import ACTIVE
 from ..divide.ready import ALIVE
 from ..divide.units import BADLY
 from .change import force_stop, keep_evidence, kerf_of
+from .leaving import is_left_running, leave
 from .output import say
 from .record import record_rest
 from .watch import Patience, patience
@@ -32,10 +33,14 @@ _FAILED = "1"  # exit code of a watcher: something has failed
 def ended(paths: Paths, name: str, kerf: str | None) -> None:
     """Stop a kernel that is not alive, or that did not get ready and is to be started again.
 
-    What it has said last, comes into the journal.
+    What it has said last, comes into the journal. One that the host's next kernel takes over is left to that.
     """
     os.environ.pop("NOTIFY_SOCKET", None)  # that is the watcher's
     kernel = KernelFs(paths)
+    if kernel.status(name) == ACTIVE and is_left_running(paths):
+        record_rest(paths, name)
+        leave(paths, name)
+        return
     why = _verdict(paths, kernel, name) if kernel.status(name) == ACTIVE else ""
     if why:
         say(f"{name}: {why}, so it is stopped by force")

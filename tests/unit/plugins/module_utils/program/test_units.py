@@ -234,6 +234,70 @@ def test_one_that_a_task_starts_and_declares_is_watched_at_once(served):
     assert served.changes == []
 
 
+# The host goes down for a kernel that takes the instance over
+
+KEXEC = f"""\
+[Unit]
+Conflicts=mkops@{NAME}.service
+After=mkops@{NAME}.service
+"""
+
+
+@pytest.fixture
+def live(served):
+    """The kernel can hand instances over; `goes` as the host does by `systemctl kexec`."""
+    (served.root / "etc/systemd/system/kexec.target").write_text(KEXEC)
+    served.ctl("daemon-reload")
+
+    def tell(state, generation=0):
+        text = f"state {state}\ngeneration {generation}\nadopted {generation}\nlost 0\n"
+        (served.root / "sys/fs/multikernel/live_update").write_text(text)
+
+    def goes():
+        assert served.ctl("start", "kexec.target")["rc"] == 0
+        assert served.unit("ActiveState") == ("inactive",)
+
+    served.tell, served.goes = tell, goes
+    assert served.ctl("start", f"mkops@{NAME}")["rc"] == 0
+    return served
+
+
+def test_an_instance_runs_on_and_its_unit_takes_it_up_after_the_boot(live):
+    console = live.root / f"run/mkops/consoles/{NAME}.json"
+    console.parent.mkdir(parents=True, exist_ok=True)
+    boot_id = live.root / "proc/sys/kernel/random/boot_id"
+    old = boot_id.read_text().strip()
+    place = {"id": 1, "length": 9, "tail": "was said\n"}
+    console.write_text(json.dumps({"boot_id": old, **place}))
+    live.tell("loaded")
+    live.goes()
+    assert live.unit("Result", "ExecMainStatus") == ("success", "0")
+    assert (live.state, live.changes) == ("active", [f"start {NAME}"])
+    # The next kernel, whose /run is empty.
+    shutil.rmtree(live.root / "run/mkops")
+    boot_id.write_text("22222222-2222-3333-4444-555555555555\n")
+    live.tell("off", generation=1)
+    live.declare()  # which has its unit take it up, as at boot
+    assert live.ctl("start", "mkops-pool.service")["rc"] == 0, live.ctl("status", "mkops-pool.service")
+    assert live.ctl("start", f"mkops@{NAME}")["rc"] == 0
+    assert live.unit("ActiveState") == ("active",)
+    assert (live.state, live.changes) == ("active", [f"start {NAME}"])
+    assert json.loads(console.read_text()) == {"boot_id": boot_id.read_text().strip(), **place}
+
+
+@pytest.mark.parametrize("state", ["off", "armed", "stale"])
+def test_without_a_handover_it_is_stopped(live, state):
+    live.tell(state)
+    live.goes()
+    assert (live.state, live.changes) == ("loaded", [f"start {NAME}", f"kill {NAME}"])
+
+
+def test_what_somebody_stops_before_that_is_stopped(live):
+    live.tell("loaded")
+    assert live.ctl("stop", f"mkops@{NAME}")["rc"] == 0
+    assert (live.state, live.changes) == ("loaded", [f"start {NAME}", f"kill {NAME}"])
+
+
 def test_an_instance_that_there_is_not(served):
     assert served.ctl("start", "mkops@other")["rc"] == 1
     assert served.unit("ActiveState", "ExecMainStatus", name="mkops@other") == ("failed", "3")
