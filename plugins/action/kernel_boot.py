@@ -99,6 +99,8 @@ class ActionModule(ActionBase):
         if given := [name for name in INTERNAL if name in self._task.args]:
             raise AnsibleActionFail(f"{', '.join(given)}: set by the module itself, leave it out")
         self._args = dict(self._task.args)
+        self._keep: list | None = None  # instances that run on; None: the host restarts
+        self._kept: dict = {}  # what became of them
         self._local_files()
         self._notice_dead_connections()
         try:
@@ -133,6 +135,7 @@ class ActionModule(ActionBase):
         if todo["install"]:
             self._say(f"installs {release}")
         installed = self._install()
+        self._keep = todo["keep"]
         if todo["stop"]:
             self._say(f"stops instances before the restart: {', '.join(todo['stop'])}")
         if todo["boot"]:
@@ -169,7 +172,10 @@ class ActionModule(ActionBase):
         with contextlib.suppress(AnsibleConnectionFailure):
             trial |= self._must(self._module("trial", trial), "it was not booted")["trial"]
             started = True
-        self._say(f"restarts, to boot {self._release} once")
+        if self._keep is None:
+            self._say(f"restarts, to boot {self._release} once")
+        else:
+            self._say(f"boots {self._release} by kexec, keeps running: {', '.join(self._keep) or 'nothing'}")
         for seen in self._answers():
             if seen and seen[0] != trial["boot_id"]:
                 break
@@ -195,6 +201,7 @@ class ActionModule(ActionBase):
     def _judge(self, trial: dict, seen: tuple[str, str, str] | None = None, console: int = 0) -> dict:
         try:
             judged = self._module("judge", trial)
+            self._kept = {"instances": judged["instances"]} if "instances" in judged else {}
             reasons = judged.get("reasons") or ([judged["msg"]] if judged.get("failed") else [])
             if not reasons:
                 promoted = self._module("promote", trial)
@@ -213,7 +220,8 @@ class ActionModule(ActionBase):
         facts = {name: result[name] for name in ("running", "previous", "removed")}
         warnings = [*self._base.get("warnings", []), *result.get("warnings", [])]
         told = {"warnings": warnings} if warnings else {}
-        return self._base | facts | seconds | told | {"outcome": "promoted"} | self._after(result["after"])
+        facts |= self._kept | seconds | told
+        return self._base | facts | {"outcome": "promoted"} | self._after(result["after"])
 
     def _give_up(self, trial: dict, reasons: list[str], console: int, restarted: bool) -> dict:
         """Have the host go back. It may have been promoted without anybody hearing of it: then it stays."""
@@ -255,10 +263,13 @@ class ActionModule(ActionBase):
         if report.get("default", seen[1]) != seen[1]:
             kept = "which is not the default"
         what = f"the host is back on {seen[1]}, {kept}, after {seconds:.0f} s"
+        if lost := report.get("lost", []):
+            what += f"; with it have ended the instances {', '.join(lost)}"
         if report.get("failed"):
             what += f"; the rest of the trial was not removed, the next run does that: {report['msg']}"
         failure = self._failure("fell_back", reasons, what)
         failure |= {"running": seen[1], "down_seconds": seconds, "evidence": evidence}
+        failure |= {"lost": lost} if lost else {}
         raise Stop(failure | self._after(report.get("after")))
 
     def _report(self, trial: dict) -> dict:

@@ -19,6 +19,9 @@ description:
     into crashes. A kernel that runs but cannot be reached, or stops in emergency mode, is given up by a timer
     on the host after O(trial_timeout). A damaged image makes GRUB restart. The module then fails, with the
     reason and what is known of the failed boot.
+  - With O(method=live) the host boots the new kernel by kexec, and its instances run on meanwhile and belong
+    to the new kernel afterwards (O(instances=keep)). The way back is the same restart to the old kernel,
+    which ends them.
   - A kernel that was kept is returned to the same way, by naming its release, or V(previous).
   - A run that was cut off, on either side, leaves a host that starts the old kernel, one that was found
     healthy, or the trial with its way back. The next run takes it up from there.
@@ -72,14 +75,32 @@ options:
       - If not, and a restart is needed, the module changes nothing, fails, and says so.
     type: bool
     default: false
+  method:
+    description:
+      - How the new kernel is booted for its trial.
+      - V(reboot) goes through firmware and boot loader, which ends all spawned kernels.
+      - V(live) loads it by C(kexec) with a handover of all that the running kernel has lent. That one has to
+        be able to (C(kernel.live_update) of M(mkops.multikernel.info)), and the image of the new one has to
+        say that it takes the handover. All reasons against it are told before anything is changed, but what
+        depends on the files of a kernel that is not installed yet, which are looked at when they are there.
+      - A kernel that is found unhealthy is given up by a restart to the old one in any case, and so it needs
+        O(reboot_ok).
+    type: str
+    choices: [reboot, live]
+    default: reboot
+    version_added: 0.2.0
   instances:
     description:
-      - What to do with spawned kernels that are loaded or running. The kernel refuses to restart in an
-        emergency while there are any.
+      - What to do with spawned kernels that are loaded or running. A restart ends them, and some kernels
+        refuse to restart in an emergency while there are any.
       - V(refuse) changes nothing and fails. V(stop) stops and deletes them before the restart, in one go with
         it.
+      - V(keep) lets those run on that run, and is for O(method=live) alone. The new kernel is healthy only
+        when each of them is the same run as before, gives signs of life, and its agent answers if it did
+        before. If the new kernel is given up, they have ended. Those that are loaded and do not run have to
+        be loaded again.
     type: str
-    choices: [refuse, stop]
+    choices: [refuse, stop, keep]
     default: refuse
   stop_timeout:
     description: Seconds to wait for each instance to stop, 1 or more.
@@ -151,6 +172,8 @@ notes:
   - It takes the same lock as M(mkops.multikernel.layout), M(mkops.multikernel.pool) and
     M(mkops.multikernel.instance). From when it stops the instances until the host restarts nobody else gets
     it.
+  - For O(method=live) the host needs C(kexec) of kexec-tools, which the role P(mkops.multikernel.host#role)
+    installs with C(host_live_update). A host that is locked down is refused.
   - What hangs before systemd starts without a crash comes back only with a hardware watchdog that runs from
     power-on; the module warns when there is no watchdog.
 extends_documentation_fragment:
@@ -178,6 +201,18 @@ EXAMPLES = r"""
       units: [ssh.service, postgresql.service]
       checks:
         - [curl, --fail, --silent, http://127.0.0.1:8080/health]
+
+- name: The same while the spawned kernels run on
+  mkops.multikernel.kernel_boot:
+    release: "{{ kernel.release }}"
+    packages: "{{ kernel.debs }}"
+    image: "{{ kernel.vmlinux }}"
+    method: live
+    instances: keep
+    # If it is not healthy, the host restarts to the old kernel, and they end.
+    reboot_ok: true
+    health:
+      multikernel: true
 
 - name: Go back to the last good kernel
   mkops.multikernel.kernel_boot:
@@ -229,6 +264,32 @@ evidence:
       the kernel on trial wrote before it gave up, C(journal) and C(pstore) what lasted.
   type: dict
   returned: when fallen back or lost
+instances:
+  description: The instances that ran on, each as the new kernel has it.
+  type: list
+  elements: dict
+  returned: when promoted with O(method=live)
+  contains:
+    name:
+      description: Its name.
+      type: str
+    boot_id:
+      description: Its own boot id, which is that of before; null where no agent tells it.
+      type: str
+    gap_ms:
+      description:
+        - Milliseconds from when the old host let go of it until the new kernel had it. It ran on meanwhile,
+          without a reader of its console, connections to the host and devices that the host serves.
+        - By its own clock, where its agent answers, else by the host's, which may be wrong by a second or
+          more after a boot. Null where the new kernel does not tell.
+      type: int
+  version_added: 0.2.0
+lost:
+  description: Instances that ran on at first, and ended when the host went back.
+  type: list
+  elements: str
+  returned: when fallen back with O(method=live) and any
+  version_added: 0.2.0
 down_seconds:
   description: Seconds from the restart to the host being reached again for good.
   type: float
@@ -250,12 +311,14 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.common.files imp
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.lock import host_lock
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.text import shown
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.converge import converge
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.handover import hand_over, take_over
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.image import Images
-from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import Paths
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFs, Paths
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.machine import Machine
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.options import INSTANCE
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.request import Request
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.versions import DEFAULT_KERF
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.witness import gap, reasons, witness
 
 HEALTH = {
     "multikernel": {"type": "bool", "default": False},
@@ -273,7 +336,8 @@ ARGUMENT_SPEC = {
     "cmdline": {"type": "str", "default": ""},
     "keep": {"type": "int", "default": 3},
     "reboot_ok": {"type": "bool", "default": False},
-    "instances": {"type": "str", "choices": ["refuse", "stop"], "default": "refuse"},
+    "method": {"type": "str", "choices": ["reboot", "live"], "default": "reboot"},
+    "instances": {"type": "str", "choices": ["refuse", "stop", "keep"], "default": "refuse"},
     "stop_timeout": {"type": "int", "default": 60},
     "health": {"type": "dict", "default": {}, "options": HEALTH, "apply_defaults": True},
     "trial_timeout": {"type": "int", "default": 600},
@@ -333,11 +397,17 @@ class Run:
             keep=params["keep"],
             reboot_ok=params["reboot_ok"],
             stop_instances=params["instances"] == "stop",
+            keep_instances=params["instances"] == "keep",
+            live=params["method"] == "live",
             trial_timeout=params["trial_timeout"],
             health_timeout=params["health"]["timeout"],
             timeout=params["timeout"],
             stop_timeout=params["stop_timeout"],
         )
+
+    @property
+    def kernel(self) -> KernelFs:
+        return KernelFs(Paths(self.host.root))
 
     @property
     def token(self) -> str:
@@ -372,6 +442,7 @@ class Run:
                 "resume": todo.resume,
                 "promote": todo.promote,
                 "stop": list(todo.stop),
+                "keep": todo.keep,
                 "trial": self._told(self.seen.note) if todo.resume else {},
                 "timeout": self.wish.timeout or self.wish.trial_timeout + DOWN_SECONDS,
             },
@@ -383,11 +454,10 @@ class Run:
 
     def _told(self, note: Note | None) -> dict:
         """What the controller has to know of a trial."""
-        return (
-            {name: getattr(note, name) for name in ("token", "release", "previous", "boot_id")}
-            if note
-            else {}
-        )
+        if note is None:
+            return {}
+        told = {name: getattr(note, name) for name in ("token", "release", "previous", "boot_id", "live")}
+        return {**told, "kept": sorted(note.kept)}
 
     def refuse(self) -> None:
         """What was planned may have become impossible since."""
@@ -411,7 +481,8 @@ class Run:
         if not self.todo.boot:
             raise Failure(f"there is nothing to try: {self.todo.release} is running already")
         self._stop_instances()
-        note = self.rollout.arm(self.todo, self.wish, self.seen, self.token)
+        kept = self._kept() if self.wish.live and self.wish.keep_instances else None
+        note = self.rollout.arm(self.todo, self.wish, self.seen, self.token, kept)
         return {"changed": True, "trial": self._told(note)}
 
     def _stop_instances(self) -> None:
@@ -431,6 +502,12 @@ class Run:
         except Refused as refused:
             raise Failure(f"instances cannot be stopped: {'; '.join(refused.reasons)}") from refused
 
+    def _kept(self) -> dict:
+        """What the instances show that run on. What is noted of all of them, the next kernel is told."""
+        for name in self.seen.instances:
+            hand_over(self.kernel, name)
+        return witness(self.kernel)
+
     def judge(self) -> dict:
         health, note = self.params["health"], self.seen.note
         if note and not (self.seen.on_trial or note.token == self.token):
@@ -446,10 +523,33 @@ class Run:
         while True:
             left = deadline - time.monotonic()
             seen = self.host.health(health["units"], health["checks"], max(left, 1))
-            reasons = judge(wanted, seen)
-            if not reasons or deadline - time.monotonic() < JUDGE_SECONDS:
-                return {"changed": False, "reasons": reasons, "seen": seen}
+            kept, bad = self._judge_kept(note) if note and note.live else ([], [])
+            bad = [*judge(wanted, seen), *bad]
+            if not bad or deadline - time.monotonic() < JUDGE_SECONDS:
+                told = {"instances": kept} if note and note.live else {}
+                return {"changed": False, "reasons": bad, "seen": seen, **told}
             time.sleep(JUDGE_SECONDS)
+
+    def _judge_kept(self, note: Note) -> tuple[list, list]:
+        """What instances show that ran on, and every reason why they are not what they were."""
+        kernel = self.kernel
+        # Their units have done this already, where there are such.
+        take_over(kernel)
+        live = kernel.live_update
+        bad = []
+        if live is None or live.generation != note.generation + 1:
+            bad.append("the kernel does not say that it has taken instances over")
+        elif live.lost:
+            bad.append(f"the kernel has lost {live.lost} of the instances")
+        after = witness(kernel)
+        told = []
+        for name, before in sorted(note.kept.items()):
+            seen = after.get(name)
+            bad += reasons(name, before, seen, kernel.status(name))
+            left = kernel.notes.read(name).get("left", before["at"])
+            lasted = gap(before, seen, left) if seen else None
+            told.append({"name": name, "boot_id": (seen or {}).get("boot_id"), "gap_ms": lasted})
+        return told, bad
 
     def promote(self) -> dict:
         warnings = []
@@ -483,7 +583,10 @@ class Run:
         """Another boot: what became of the trial, and nothing of it is left."""
         if self.fulfilled:
             return self.promote()
-        found = self.host.evidence(self.seen.note) if self.seen.note else {}
+        note = self.seen.note
+        found = self.host.evidence(note) if note else {}
+        # With another boot than that of the trial they have ended.
+        gone = bool(note and note.live and not self.seen.on_trial and note.boot_id != self.host.boot_id())
         started = self.seen.state is State.FELL_BACK
         if not self.seen.on_trial:
             self.rollout.tidy()
@@ -491,6 +594,7 @@ class Run:
             "changed": True,
             "promoted": False,
             "started": started,
+            "lost": sorted(note.kept) if note and gone else [],
             "evidence": found,
             "default": self.seen.default,
             "after": kernel_boot.view(self.host.look(self.params["release"])),

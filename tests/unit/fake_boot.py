@@ -11,10 +11,13 @@ at every change: of a file below its root, whoever makes it, and by every comman
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
+import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -31,6 +34,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.boot.host import
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot.plan import TRIAL_ID
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import Done
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.live import LIVE_UPDATE
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.lock import withdraw_restart
 from ansible_collections.mkops.multikernel.tests.unit import grub_emu
 
@@ -65,9 +69,30 @@ fi
 """
 GRUBENV = "/boot/grub/grubenv"
 CONFIG = "CONFIG_SOFTLOCKUP_DETECTOR=y\nCONFIG_DETECT_HUNG_TASK=y\nCONFIG_EFIVAR_FS=y\n"
+INSTANCES = "/sys/fs/multikernel/instances"
+KEXEC_LOADED = "/sys/kernel/kexec_loaded"
 # Commands that only look, and words of others that do.
 LOOKING = ("dpkg-query", "dpkg-deb", "grub-probe", "journalctl", "/bin/false")
 LOOKING_WORDS = {"list", "list-units", "is-system-running", "--print-esp-path", "--print-boot-path"}
+
+
+def bzimage(*chunks: bytes, sects: int = 4, size: int = 12) -> bytes:
+    """A kernel image as far as its header tells: with these chunks after the fixed part of kernel_info."""
+    code = b"\x90" * 64  # where kernel_info begins
+    tail = b"".join(chunks)
+    info = struct.pack("<4sII", b"LToP", size, size + len(tail)) + b"\0" * (size - 12) + tail
+    start = bytearray(((sects or 4) + 1) * 512)
+    start[0x1F1] = sects
+    struct.pack_into("<4sH", start, 0x202, b"HdrS", 0x020F)
+    struct.pack_into("<I", start, 0x268, len(code))
+    body = (code + info).ljust(512, b"\0")
+    struct.pack_into("<I", start, 0x1F4, len(body) // 16)
+    return bytes(start) + body
+
+
+def mark(lowest: int = 1, highest: int = 1) -> bytes:
+    """The chunk that says which handovers a kernel adopts."""
+    return struct.pack("<4sIII", b"MKLU", 16, lowest, highest)
 
 
 # GRUB's own programs, which make the same of the same: each is asked once.
@@ -137,6 +162,11 @@ class Simulated(BootHost):
         self.trials = 0  # that it and those it is a copy of have had
         self.probes = 0  # in this boot; the time of a trial is over after so many
         self.cut: Callable[[str], None] | None = None
+        self.image: str | bytes = "image"  # of the kernels that come
+        self.live = False  # it can boot another kernel while instances run on,
+        self.why_not = ""  # unless it says why not
+        self.refuses = 0  # the errno of kexec
+        self.stale = False  # what kexec has loaded is not of now any more when the host goes down
         for path in ("run/systemd/system", "boot/grub", "var/lib/dpkg", "etc/default", "sim"):
             (root / path).mkdir(parents=True, exist_ok=True)
         self.dpkg = Kept(root / "var/lib/dpkg/status")  # package: status and version
@@ -158,10 +188,10 @@ class Simulated(BootHost):
 
     def file(self, path, text):
         self.at(path).parent.mkdir(parents=True, exist_ok=True)
-        self.at(path).write_text(text)
+        self.at(path).write_bytes(text if isinstance(text, bytes) else text.encode())
 
     def add(self, release, config=CONFIG):
-        self.file(f"/boot/vmlinuz-{release}", "image")
+        self.file(f"/boot/vmlinuz-{release}", self.image)
         self.file(f"/boot/config-{release}", config)
         self.dpkg[f"linux-image-{release}"] = "installed 1"
         self.menu()
@@ -247,21 +277,67 @@ class Simulated(BootHost):
             setattr(other, name, Kept(root / path.relative_to(self.root)))
         return other
 
-    def started(self, release, cmdline):
+    def started(self, release, cmdline, by_kexec=False):
         self.probes = 0
+        generation = int(self.sim.get("generation", 0)) + 1 if by_kexec else 0
         boots = int(self.sim.get("boots", 0)) + 1
         token = trial.token_of(cmdline)
         timer = bool(token) and self.way_back(token)
-        self.sim._write({"boots": boots, **({"timer": token} if timer else {})})
+        live = {"generation": str(generation), "live": "off"} if self.live else {}
+        self.sim._write({"boots": boots, **({"timer": token} if timer else {}), **live})
         # no disk
         shutil.rmtree(self.at("/run/mkops"), ignore_errors=True)
         self.file("/proc/cmdline", cmdline)
         self.file("/proc/sys/kernel/osrelease", release)
         self.file("/proc/sys/kernel/random/boot_id", f"{boots:08x}-0000-0000-0000-000000000000")
-        self.file("/proc/filesystems", "nodev\tmultikernel\n" if release == NEW else "ext4\n")
+        self.file("/proc/filesystems", "nodev\tmultikernel\n" if release == NEW or self.live else "ext4\n")
+        if self.live:
+            self._take_over(by_kexec)
         if release == NEW and self.bad == "panic" and "panic=" in cmdline:
             self.start()
         return release
+
+    def _take_over(self, by_kexec):
+        """Instances that run, run on, if it was by kexec; what else was loaded is lost."""
+        if not by_kexec and self.at(INSTANCES).exists():
+            shutil.rmtree(self.at(INSTANCES))
+        for path in self.at(INSTANCES).glob("*/status"):
+            if path.read_text() != "active\n":
+                path.write_text("ready\n")
+        self._show_live()
+
+    def _show_live(self):
+        reason = f"reason {self.why_not}\n" if self.why_not else ""
+        adopted = len(list(self.at(INSTANCES).glob("*"))) if self.sim.get("generation", "0") != "0" else 0
+        numbers = f"generation {self.sim.get('generation', 0)}\nadopted {adopted}\nlost 0\n"
+        self.file(LIVE_UPDATE, f"state {self.sim.get('live', 'off')}\n{numbers}{reason}")
+        self.file(KEXEC_LOADED, "1\n" if "kexec" in self.sim else "0\n")
+
+    def become_live(self):
+        """From now on its kernels can hand instances over."""
+        self.live, self.image = True, bzimage(mark())
+        self.file(f"/boot/vmlinuz-{OLD}", self.image)
+        self.file("/usr/sbin/kexec", "")
+        self.menu()
+        self._show_live()
+
+    def instance(self, name, status="active", number=1):
+        for file, text in {"id": number, "epoch": 1, "status": status}.items():
+            self.file(f"{INSTANCES}/{name}/{file}", f"{text}\n")
+        beats = "heartbeat_age_ms 300\n" if status == "active" else ""
+        self.file(f"{INSTANCES}/{name}/stats", f"state_since_ms 60500\n{beats}")
+
+    def running_instances(self):
+        return [name for name, status in self.instances().items() if status == "active"]
+
+    def tell(self, path, text):
+        assert path == LIVE_UPDATE
+        assert self.at(path).exists(), "there is no such file"
+        if self.cut:
+            self.cut(f"tell {path} {text.strip()}")
+        loaded = "kexec" in self.sim
+        self.sim["live"] = {"1": "loaded" if loaded else "armed", "0": "off"}[text.strip()]
+        self._show_live()
 
     def way_back(self, token):
         """Whether this trial is ended by its units, in whatever mode it stops, by way of the boot loader."""
@@ -273,20 +349,30 @@ class Simulated(BootHost):
         )
         return links and all(trial.unit_token(self.text(path)) == token for path in UNIT_FILES)
 
+    def go_down(self):
+        """As it was asked for: by kexec, and by the firmware where the kernel refuses that by then."""
+        loaded = json.loads(self.sim.get("kexec", "null"))
+        if self.sim.get("pending") != "kexec" or not loaded or self.stale:
+            return self.boot()
+        cut, self.cut = self.cut, None
+        started = self.started(*loaded, by_kexec=True)
+        self.cut = cut
+        return started
+
     def wait(self):
         """Time passes: what was asked for happens, or the timer of a trial. Returns what runs then.
 
         A restart that was announced and does not come in five minutes does not come.
         """
         if (self.sim.get("pending") or self.sim.get("timer")) and not self.stuck:
-            self.boot()
+            self.go_down()
         withdraw_restart(self.lock)
         return self.running()
 
     def probe(self):
         """What the controller hears when it asks who this is."""
         if self.sim.get("pending") and not self.stuck:
-            self.boot()
+            self.go_down()
             return ""
         self.probes += 1
         if (self.running() == NEW and self.bad == "deaf") or (self.sim.get("timer") and self.probes > 20):
@@ -316,6 +402,8 @@ class Simulated(BootHost):
             return getattr(self, f"_{name.replace('-', '_')}")(words)
         if name == "/bin/false":
             return 1, ""
+        if name == "kexec":
+            return self._kexec(words)
         if name == "journalctl":
             return 0, ""
         return self.loader_command(name, words)
@@ -371,7 +459,7 @@ class Simulated(BootHost):
         release = name.removeprefix("linux-image-")
         self.dpkg[name] = "half-installed 2"
         if release != name:
-            self.file(f"/boot/vmlinuz-{release}", "image")
+            self.file(f"/boot/vmlinuz-{release}", self.image)
             self.file(f"/boot/config-{release}", CONFIG)
             self.menu()
         self.dpkg[name] = "installed 2"
@@ -405,7 +493,27 @@ class Simulated(BootHost):
             self.sim["timer"] = trial.token_of(self.text("/proc/cmdline"))
         return 0, ""
 
+    def _kexec(self, words):
+        """With the handover if it is armed; the kernel looks whether the image can take it."""
+        if words == ["-s", "-u"]:
+            del self.sim["kexec"]
+            self._show_live()
+            return 0, ""
+        assert words[:2] == ["-s", "-l"]
+        image = Path(words[2])
+        if self.refuses or (self.sim.get("live") == "armed" and b"MKLU" not in image.read_bytes()):
+            return 255, f"kexec_file_load failed: {os.strerror(self.refuses or errno.ENOEXEC)}"
+        (line,) = (word.partition("=")[2] for word in words if word.startswith("--command-line="))
+        if self.sim.get("live") == "armed":
+            self.sim["live"] = "loaded"
+        self.sim["kexec"] = json.dumps([image.name.removeprefix("vmlinuz-"), line])
+        self._show_live()
+        return 0, ""
+
     def _systemd_run(self, words):
+        if words[-1] == "kexec":
+            self.sim["pending"] = "kexec"
+            return 0, ""
         if words[-1] == "reboot" and not {f"--setenv={word}" for word in trial.BY_THE_LOADER} <= set(words):
             raise AssertionError("with a kernel of kexec this would pass the boot loader by")
         token = trial.token_of(self.text("/proc/cmdline"))
@@ -441,7 +549,7 @@ class SimulatedSystemdBoot(Simulated):
             if path.name.removeprefix("t0ken-").removesuffix(".conf") not in kernels:
                 path.unlink()
         for release, path in kernels.items():
-            self.file(f"/efi/t0ken/{release}/linux", path.read_text())
+            self.file(f"/efi/t0ken/{release}/linux", path.read_bytes())
             self.file(
                 f"{self.ENTRIES}/t0ken-{release}.conf",
                 f"# kernel-install\ntitle Debian\nversion {release}\noptions root=/dev/vda1 ro rootwait\n"
@@ -498,6 +606,7 @@ def _audit(event, args):
     name = str(path).removeprefix(host.root)
     # Of a file that is moved into its place only the move counts, and the lock is no change.
     apart = name.startswith(("/sim", "/proc")) or name.endswith((".mkops", ".tmp", ".new", ".lock"))
+    apart = apart or name in (LIVE_UPDATE, KEXEC_LOADED)
     if name != str(path) and not apart and (event != "os.remove" or os.path.lexists(path)):
         host.cut(f"{event} {name}")
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,17 @@ class Access:
             write_file(target, text, mode)
         except OSError as error:
             raise Failure(f"cannot write {path}: {error.strerror}") from error
+
+    def tell(self, path: str, text: str) -> None:
+        """Write into a file of the kernel, which acts on it at once."""
+        try:
+            descriptor = os.open(self.at(path), os.O_WRONLY)
+            try:
+                os.write(descriptor, text.encode())
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise Failure(f"the kernel does not take {text.strip()} in {path}: {error.strerror}") from error
 
     def _followed(self, path: str) -> Path:
         target = self.at(path)

@@ -70,6 +70,13 @@ def cmdline_of(entry: Entry) -> str:
     return " ".join(word.source for words in _linux(entry)[:1] for word in words[2:])
 
 
+def plain_cmdline(entry: Entry) -> str | None:
+    """The same as the kernel would get it; None where it depends on variables, or on which one is loaded."""
+    loads = _linux(entry)
+    words = [word.value for word in loads[0][2:]] if len(loads) == 1 else [None]
+    return None if any(word is None for word in words) else " ".join(word or "" for word in words)
+
+
 def rescue(entry: Entry) -> bool:
     """Whether its system waits for a person."""
     words = [word.value or "" for linux in _linux(entry) for word in linux[2:]]

@@ -9,18 +9,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..common.command import ANY
+from ..common.command import ANY, SYSTEM_PATH
 from ..common.dotconfig import parse_config
 from ..common.errors import Failure
 from ..common.files import sha256_file
+from ..common.live import LIVE_UPDATE, LiveUpdate, parse_live_update
 from ..common.lock import HOST_LOCK, restart_announced
 from . import loaders, packages, secure_boot, trial
 from .access import ATTRIBUTES, EFI_VARIABLES, Access
+from .live import Means, marker
 from .plan import PREVIOUS, TRIAL_ID, Boot, Host, missing_bytes, own_id
 from .trial import UNIT, Note
 
@@ -65,6 +68,29 @@ class BootHost(Access):
             path.parent.name: self.text(str(path.relative_to(self.at("/")))).strip() for path in found
         }
         return dict(sorted(statuses.items()))
+
+    def live_update(self) -> LiveUpdate | None:
+        """What the kernel says of live updates; None when it knows none."""
+        return parse_live_update(self.text(LIVE_UPDATE))
+
+    def kexec_loaded(self) -> bool:
+        """Whether a kernel is loaded that the next restart could boot by kexec."""
+        return self.text("/sys/kernel/kexec_loaded").strip() == "1"
+
+    def _means(self, kernels: Sequence[str]) -> Means:
+        """What a live update stands on; of these kernels, those whose marks matter."""
+        update = self.live_update()
+        lockdown = re.search(r"\[(\w+)\]", self.text("/sys/kernel/security/lockdown"))
+        flags = re.search(r"^flags\s*:(.*)$", self.text("/proc/cpuinfo"), re.M)
+        images = {name: self.at(f"/boot/vmlinuz-{name}") for name in kernels} if update else {}
+        return Means(
+            update=update,
+            tool=any(self.at(f"{folder}/kexec").is_file() for folder in SYSTEM_PATH.split(":")),
+            disabled=self.text("/proc/sys/kernel/kexec_load_disabled").strip() == "1",
+            lockdown=lockdown[1] if lockdown else "none",
+            markers={name: marker(path.read_bytes()) for name, path in images.items()},
+            flags=frozenset(flags[1].split() if flags else ()),
+        )
 
     def failed_units(self) -> tuple[str, ...]:
         done = self.run(
@@ -152,6 +178,7 @@ class BootHost(Access):
             default=boot.default,
             own=boot.own.get(note.release, "") if note else "",
             restarting=restart_announced(self.lock),
+            loaded=self.kexec_loaded(),
         )
         return trial.tell(signs), note
 
@@ -164,8 +191,10 @@ class BootHost(Access):
         boot = loaders.look(self)
         boot = replace(boot, broken={**boot.broken, **self._cut_off(kernels)})
         state, note = self.state(boot)
+        running = self.running()
+        concerned = [name for name in kernels if name in (wanted, running)]
         return Host(
-            running=self.running(),
+            running=running,
             boot_id=self.boot_id(),
             cmdline=tuple(self.text("/proc/cmdline").split()),
             systemd=self.at("/run/systemd/system").is_dir(),
@@ -180,10 +209,9 @@ class BootHost(Access):
             },
             untrusted=self._untrusted(kernels, boot),
             options={
-                name: parse_config(text)
-                for name in kernels
-                if name == wanted and (text := self.text(f"/boot/config-{name}"))
+                name: parse_config(text) for name in concerned if (text := self.text(f"/boot/config-{name}"))
             },
+            live=self._means(concerned),
             watchdog=self._watchdog(),
             instances=self.instances(),
             record=record,

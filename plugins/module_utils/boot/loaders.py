@@ -122,6 +122,7 @@ class Grub:
         entries: dict[str, str] = {}
         releases: dict[str, str] = {}
         broken: dict[str, str] = {}
+        lines: dict[str, str] = {}
         for entry in menu.everything():
             release = grub.release_of(entry)
             if not release or entry.ident == TRIAL_ID:
@@ -132,6 +133,8 @@ class Grub:
                 releases[entry.path] = release
             if usual:
                 entries[release] = entry.path
+                if (line := grub.plain_cmdline(entry)) is not None:
+                    lines[release] = line
                 if why := grub.unsafe(menu, entry):
                     broken[release] = f"{release} cannot be started through '{entry.title}': {why}"
         block = self._environment()
@@ -149,6 +152,7 @@ class Grub:
             faults=tuple(self._faults()),
             fixed=self._fixed(),
             broken=broken,
+            lines=lines,
         )
 
     def _started(self, menu: grub_menu.Menu) -> str:
@@ -399,6 +403,7 @@ class SystemdBoot:
             faults=tuple(self._faults()),
             broken={release: fault for release, fault in broken.items() if fault},
             variables=True,
+            lines={release: entry.cmdline_words for release, entry in ordinary.items()},
         )
 
     def _fixed(self) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from ..common.errors import Failure
 from ..common.text import shown
 from . import trial
+from .live import Means, five_levels, live_reasons
 from .trial import GUARDS, Note, State
 
 PREVIOUS = "previous"
@@ -28,7 +29,8 @@ END_OF_WORDS = "--"
 # As `uname -r` has it.
 _RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~_-]{0,63}")
 # An emergency restart is refused by the kernel while there are such instances.
-LIVE = ("active", "loaded")
+ACTIVE, LOADED = "active", "loaded"
+LIVE = (ACTIVE, LOADED)
 # Entries of the boot menu that are ours: the trial, and lasting ones with a command line of their own.
 TRIAL_ID = "mkops-trial"
 OWN_ID = "mkops-kernel-"
@@ -46,6 +48,8 @@ class KernelWish:
     keep: int = 3
     reboot_ok: bool = False
     stop_instances: bool = False
+    keep_instances: bool = False
+    live: bool = False  # by kexec, instead of by the firmware
     trial_timeout: int = 600
     health_timeout: int = 120
     timeout: int | None = None
@@ -68,6 +72,7 @@ class Boot:
     faults: tuple[str, ...] = ()  # why no kernel can be booted on trial
     broken: Mapping[str, str] = field(default_factory=dict)  # release: why this one cannot
     variables: bool = False  # it is told what to do by EFI variables
+    lines: Mapping[str, str] = field(default_factory=dict)  # release: the command line of its ordinary entry
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class Host:
     record: Mapping[str, Any] = field(
         default_factory=dict
     )  # {"kernels": [installed through here], "previous": the last good one}
+    live: Means = field(default_factory=Means)
     half: tuple[str, ...] = ()  # with a package that is neither installed nor removed
     note: Note | None = None  # of the trial that is under way or left behind
     state: State = State.IDLE
@@ -118,6 +124,7 @@ class BootPlan:
     promote: bool = False
     tidy: str = ""  # what is to be done first about an earlier trial
     stop: tuple[str, ...] = ()
+    keep: tuple[str, ...] | None = None  # instances that run on meanwhile; None: it is no live update
     remove: tuple[str, ...] = ()
 
     @property
@@ -137,8 +144,11 @@ class BootPlan:
         if self.image:
             steps.append(f"place /boot/vmlinux-{self.release}")
         steps += [f"stop instance {name}" for name in self.stop]
-        if self.boot:
+        if self.boot and self.keep is None:
             steps.append(f"boot {self.release} once, on trial")
+        elif self.boot:
+            on = f", while these instances run on: {', '.join(self.keep or ())}" if self.keep else ""
+            steps.append(f"boot {self.release} by kexec, on trial{on}")
         if self.promote:
             steps += ["judge its health", f"make {self.release} the default"]
         steps += [f"remove {release}" for release in self.remove]
@@ -202,6 +212,8 @@ def plan(wish: KernelWish, host: Host) -> BootPlan:
             f"{release} is not installed and no packages are given; give them, or an installed one: {kernels}"
         )
     no += cmdline_reasons(wish.cmdline, host.cmdline if wish.cmdline else ())
+    if wish.keep_instances and not wish.live:
+        no.append("instances: keep needs method: live; a restart by the firmware ends all instances")
     if wish.keep < 2:
         no.append(
             f"keep is {wish.keep}, but the running kernel and the last good one always stay; give 2 or more"
@@ -229,16 +241,24 @@ def plan(wish: KernelWish, host: Host) -> BootPlan:
     boot = wish.boot and not runs and not resume
     promote = wish.boot and (boot or resume or loader.default != target)
     image = bool(wish.image_sha256) and host.images.get(release) != wish.image_sha256
-    busy = host.state is State.RESTARTING or (host.on_trial and not resume)
+    busy = host.state in trial.GOING or (host.on_trial and not resume)
     if busy and (wish.boot or install):
         no.append(trial.describe(host.state, host.note))
 
     if boot:
-        if not wish.reboot_ok:
+        if not wish.reboot_ok and wish.live:
+            no.append(
+                f"{host.running} is running; a {release} that is booted by kexec and is not healthy is given "
+                "up by a restart, which ends all instances; allow that (reboot_ok: true), or do without "
+                "(state: installed)"
+            )
+        elif not wish.reboot_ok:
             no.append(
                 f"{host.running} is running, and booting {release} needs a restart; allow it (reboot_ok: "
                 "true), or do without (state: installed)"
             )
+        if wish.live:
+            no += _live_reasons(wish, host, release)
         if wish.health_timeout >= 0 and 0 < wish.trial_timeout <= wish.health_timeout:
             no.append(
                 f"trial_timeout is {wish.trial_timeout} s, which leaves no time to boot before the "
@@ -264,11 +284,12 @@ def plan(wish: KernelWish, host: Host) -> BootPlan:
         if why := host.untrusted.get(release):
             no.append(f"Secure Boot is on and the image of {release} {why}, or turn Secure Boot off")
         live = sorted(name for name, status in host.instances.items() if status in LIVE)
-        if live and not wish.stop_instances:
+        if live and not (wish.stop_instances or wish.keep_instances):
             names = ", ".join(f"{name} ({host.instances[name]})" for name in live)
-            no.append(
-                f"instances are not stopped: {names}; stop them, or have them stopped (instances: stop)"
-            )
+            how = "have them stopped (instances: stop)" + (" or kept (instances: keep)" if wish.live else "")
+            no.append(f"instances are not stopped: {names}; stop them, or {how}")
+        if wish.keep_instances:
+            warnings += _kept_warnings(host)
         options = host.options.get(release)
         if options is not None and loader.variables and (lacks := without_variables(options, wish.cmdline)):
             no.append(f"{release} {lacks}, so it could not be made the default of {loader.loader}")
@@ -314,9 +335,45 @@ def plan(wish: KernelWish, host: Host) -> BootPlan:
         resume=resume,
         promote=promote,
         tidy=trial.tidying(host.state, host.note) if host.state in trial.TIDIED else "",
-        stop=tuple(live),
+        stop=() if wish.keep_instances else tuple(live),
+        keep=_kept(wish, host) if boot else None,
         remove=removed,
     )
+
+
+def _kept(wish: KernelWish, host: Host) -> tuple[str, ...] | None:
+    """Instances that run on; None when this is no live update."""
+    running = (name for name, status in host.instances.items() if status == ACTIVE)
+    return tuple(sorted(running)) if wish.live and wish.keep_instances else () if wish.live else None
+
+
+def _kept_warnings(host: Host) -> list[str]:
+    """What those that are kept do not keep."""
+    loaded = sorted(name for name, status in host.instances.items() if status == LOADED)
+    if not loaded:
+        return []
+    return [
+        f"the images of {', '.join(loaded)}, which are loaded and do not run, are not handed over: they have "
+        "to be loaded again, which the units of what is declared for boot do"
+    ]
+
+
+def _live_reasons(wish: KernelWish, host: Host, release: str) -> list[str]:
+    """Why this kernel cannot take over from the running one; for some of it, its files have to be there."""
+    options, line = host.options.get(release), host.boot.lines.get(release)
+    words = [*(line or "").split(), *wish.cmdline.split()]
+    known = options if line is not None else None
+    levels = (
+        five_levels(host.running, host.options.get(host.running), host.cmdline, host.live.flags, True),
+        five_levels(release, known, words, host.live.flags, False),
+    )
+    no = live_reasons(host.live, host.running, release, levels)
+    if release in host.boot.entries and line is None:
+        no.append(
+            f"the command line of {release} depends on variables of the boot loader, so that kexec cannot be "
+            "given it; write its words into the entry, or do without (method: reboot)"
+        )
+    return no
 
 
 def _bad_times(wish: KernelWish) -> list[str]:
@@ -448,7 +505,8 @@ def foresee(wish: KernelWish, host: Host, todo: BootPlan) -> str:
     own = set(host.boot.own) - set(todo.remove)
     if todo.promote:
         own = own | {todo.release} if wish.cmdline else own - {todo.release}
-    live = {} if todo.boot else {name: status for name, status in host.instances.items() if status in LIVE}
+    stay = {ACTIVE: todo.keep or ()} if todo.boot else dict.fromkeys(LIVE, host.instances)
+    live = {name: status for name, status in host.instances.items() if name in stay.get(status, ())}
     once = "-" if todo.tidy or todo.boot else host.boot.once or "-"
     lines = [
         f"running: {running}",

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import Failure
+from ..common.live import LIVE_UPDATE, LOADED
 from ..common.lock import announce_restart, withdraw_restart
 from . import loaders, packages, trial
 from .host import EVIDENCE, NOTE, RECORD, SCRIPT, STATE, UNIT_FILES, UNIT_LINKS, UNITS, BootHost, entry_for
-from .plan import LIVE, TRIAL_ID, BootPlan, Host, KernelWish, remembered
+from .plan import LIVE, TRIAL_ID, BootPlan, Host, KernelWish, bounded, check_length, remembered, with_words
 from .trial import UNIT, Event, Note, State
 
 PROBLEMS = (Failure, OSError)
@@ -125,8 +126,18 @@ class Rollout:
             temporary.unlink(missing_ok=True)
             raise Failure(f"cannot place {path}: {error.strerror}; make room in /boot") from error
 
-    def arm(self, todo: BootPlan, wish: KernelWish, seen: Host, token: str = "") -> Note:
-        """The next boot, and only that, is the trial, and it comes in a moment. Returns what is noted."""
+    def arm(
+        self,
+        todo: BootPlan,
+        wish: KernelWish,
+        seen: Host,
+        token: str = "",
+        kept: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Note:
+        """The next boot, and only that, is the trial, and it comes in a moment. Returns what is noted.
+
+        kept: what instances show that run on meanwhile; None when none may run.
+        """
         self._demand(seen.state, Event.PREPARE, seen.note)
         note = Note(
             token=token or secrets.token_hex(8),
@@ -138,25 +149,30 @@ class Rollout:
             armed=int(time.time()),
             before=seen.boot.default,
             own=seen.boot.own.get(todo.release, ""),
+            live=wish.live,
+            kept=dict(kept or {}),
+            generation=seen.live.update.generation if wish.live and seen.live.update else 0,
         )
         words = trial.trial_words(
             wish.cmdline, note.token, bool(seen.watchdog), seen.options.get(todo.release)
         )
-        self._no_instances()
+        if kept is None:
+            self._no_instances()
         try:
             self._keep_default(seen.running)
             self._prepare(note, wish.trial_timeout)
             loader = loaders.find(self.host)
             self._check_default(loader, seen.running)
-            loader.arm(todo.release, words)
+            if wish.live:
+                self._load(loader, todo.release, words)
+            else:
+                loader.arm(todo.release, words)
+                self._check_once(loader)
             self._check_default(loader, seen.running)
-            if not (once := loader.look().once).startswith(TRIAL_ID):
-                raise Failure(
-                    f"the boot loader would start {once or 'its default'}, not the trial that was chosen; "
-                    "the host was not restarted"
-                )
             os.sync()
-            self._restart()
+            if kept is None:
+                self._no_instances()
+            self._announced(["systemctl", "kexec" if wish.live else "reboot"])
         except PROBLEMS as error:
             self._take_back(note, error)
         return note
@@ -175,6 +191,50 @@ class Rollout:
             link.symlink_to(f"../{UNIT}.timer")
         os.sync()
 
+    def _check_once(self, loader: loaders.Grub | loaders.SystemdBoot) -> None:
+        if not (once := loader.look().once).startswith(TRIAL_ID):
+            raise Failure(
+                f"the boot loader would start {once or 'its default'}, not the trial that was chosen; "
+                "the host was not restarted"
+            )
+
+    def _load(self, loader: loaders.Grub | loaders.SystemdBoot, release: str, words: Sequence[str]) -> None:
+        """kexec has the kernel, with a handover of all that is lent; the boot loader knows nothing of it."""
+        line = loader.look().lines.get(release)
+        if line is None:
+            raise Failure(f"the boot menu no longer says with which words {release} is started; run again")
+        line = with_words(bounded(line), words)
+        check_length(release, line)
+        image, initrd = (self.host.at(f"/boot/{name}-{release}") for name in ("vmlinuz", "initrd.img"))
+        argv = ["kexec", "-s", "-l", str(image), f"--command-line={line}"]
+        self.host.tell(LIVE_UPDATE, "1\n")
+        self.host.run(
+            [*argv, *([f"--initrd={initrd}"] if initrd.exists() else [])],
+            f"have {release} loaded with the handover of the instances",
+        )
+        self._check_loaded(release)
+
+    def _check_loaded(self, release: str) -> None:
+        update = self.host.live_update()
+        state = update.state if update else "gone"
+        if state != LOADED or not self.host.kexec_loaded():
+            why = f": {update.reason}" if update and update.reason else ""
+            raise Failure(
+                f"{release} was loaded, but the kernel would not hand the instances over (live_update is "
+                f"{state}{why}); run again when nobody changes them"
+            )
+
+    def _unload(self, note: Note | None) -> None:
+        """Nothing that was loaded for the trial in this boot is left."""
+        if note is None or not note.live or note.boot_id != self.host.boot_id():
+            return
+        if self.host.kexec_loaded():
+            self.host.run(["kexec", "-s", "-u"], "unload the trial")
+            if self.host.kexec_loaded():
+                raise Failure("the trial is still loaded, although kexec was told to unload it")
+        if self.host.live_update():
+            self.host.tell(LIVE_UPDATE, "0\n")
+
     def _check_default(self, loader: loaders.Grub | loaders.SystemdBoot, running: str) -> None:
         """The way back is there."""
         now = loader.look()
@@ -188,12 +248,8 @@ class Rollout:
         if live := [name for name, status in self.host.instances().items() if status in LIVE]:
             raise Failure(f"the host was not restarted: instances are not stopped: {', '.join(live)}")
 
-    def _restart(self) -> None:
-        """Returns at once; a moment later the host goes down. Until then nobody starts an instance."""
-        self._no_instances()
-        self._announced(["systemctl", "reboot"])
-
     def _announced(self, argv: Sequence[str]) -> None:
+        """Returns at once; a moment later the host goes down. Until then nobody starts an instance."""
         try:
             announce_restart(self.host.lock)
             self._later(argv)
@@ -246,6 +302,7 @@ class Rollout:
             return
         self._demand(state, Event.TIDY, note)
         loader.disarm()
+        self._unload(note)
         self.host.run(["systemctl", "stop", f"{UNIT}.timer"], "stop the timer of the trial", ok=(0, 5))
         for name in (*UNIT_LINKS, *UNIT_FILES):
             self.host.at(name).unlink(missing_ok=True)

@@ -44,6 +44,11 @@ class Entry:
         return self.value("machine-id") not in ("", machine_id)
 
     @property
+    def cmdline_words(self) -> str:
+        """All that its kernel gets."""
+        return " ".join(value for key, value in self.lines if key == "options")
+
+    @property
     def rescue(self) -> bool:
         """Whether its system waits for a person."""
         return for_rescue(word for key, value in self.lines if key == "options" for word in value.split())
@@ -79,7 +84,7 @@ def parse_entry(name: str, text: str) -> Entry:
 
 def _render(entry: Entry, title: str, words: Sequence[str], head: Sequence[str] = ()) -> str:
     """The entry under another title, with more words at the end of its command line."""
-    line = with_words(" ".join(value for key, value in entry.lines if key == "options"), words)
+    line = with_words(entry.cmdline_words, words)
     check_length(entry.release, line)
     kept = [f"{key} {value}" for key, value in entry.lines if key not in ("title", "sort-key", "options")]
     # Behind all others, should nothing be chosen as the default.

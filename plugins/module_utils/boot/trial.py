@@ -18,7 +18,7 @@ import enum
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 TOKEN_WORD = "mkops.trial="
@@ -42,6 +42,8 @@ class State(enum.Enum):
     PREPARED = "prepared"
     ARMED = "armed"
     RESTARTING = "restarting"
+    LOADED = "loaded"
+    LEAVING = "leaving"
     ON_TRIAL = "on trial"
     APPROVED = "approved"
     PROMOTED = "promoted"
@@ -55,7 +57,9 @@ class Event(enum.Enum):
 
     PREPARE = "prepare"  # note and units are written
     ARM = "arm"  # the boot loader is told to start the trial once
+    LOAD = "load"  # kexec has the kernel, with the handover of the instances
     RESTART = "restart"
+    KEXEC = "kexec"  # the host has booted the kernel that was loaded
     APPROVE = "approve"  # it was found healthy: noted, and the timer is stopped
     PROMOTE = "promote"  # it is the default
     REVERT = "revert"  # the promotion failed: not approved any more, and the timer runs again
@@ -102,6 +106,23 @@ TABLE = (
         "As armed, and the restart is under way. For five minutes of this boot nobody gets the host's lock.",
         "the trial, with its timer and its way back: on trial",
         "The restart goes on without the controller. If it does not come: armed.",
+        "is refused until the host is back",
+    ),
+    Row(
+        State.LOADED,
+        "As prepared, and kexec has loaded the trial, with the handover of the instances. The boot loader "
+        "knows nothing of it.",
+        "the default, the old kernel: fell back",
+        "A failure takes the trial back, what is loaded first: idle. A kill: loaded.",
+        "takes it back, starts over",
+    ),
+    Row(
+        State.LEAVING,
+        "As loaded, and the host goes down for it. For five minutes of this boot nobody gets the host's "
+        "lock.",
+        "the default, the old kernel: fell back",
+        "The update goes on without the controller: on trial. If the kernel refuses it then, the host "
+        "restarts: fell back. If it does not go down: loaded.",
         "is refused until the host is back",
     ),
     Row(
@@ -153,9 +174,11 @@ TABLE = (
 S, E = State, Event
 TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
     S.IDLE: {E.PREPARE: S.PREPARED, E.POWER: S.IDLE},
-    S.PREPARED: {E.ARM: S.ARMED, E.TIDY: S.IDLE, E.POWER: S.FELL_BACK},
+    S.PREPARED: {E.ARM: S.ARMED, E.LOAD: S.LOADED, E.TIDY: S.IDLE, E.POWER: S.FELL_BACK},
     S.ARMED: {E.RESTART: S.RESTARTING, E.TIDY: S.IDLE, E.POWER: S.ON_TRIAL},
     S.RESTARTING: {E.POWER: S.ON_TRIAL},
+    S.LOADED: {E.RESTART: S.LEAVING, E.KEXEC: S.ON_TRIAL, E.TIDY: S.IDLE, E.POWER: S.FELL_BACK},
+    S.LEAVING: {E.KEXEC: S.ON_TRIAL, E.POWER: S.FELL_BACK},
     S.ON_TRIAL: {E.APPROVE: S.APPROVED, E.GIVE_UP: S.GIVEN_UP, E.POWER: S.FELL_BACK},
     S.APPROVED: {
         E.APPROVE: S.APPROVED,
@@ -170,6 +193,8 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
     S.LEFT_BEHIND: {E.TIDY: S.IDLE, E.POWER: S.LEFT_BEHIND},
 }
 TIDIED = tuple(state for state, events in TRANSITIONS.items() if E.TIDY in events)
+# The host goes down for it.
+GOING = (S.RESTARTING, S.LEAVING)
 # The new kernel runs and is not promoted.
 TRIED = (S.ON_TRIAL, S.APPROVED, S.GIVEN_UP)
 
@@ -189,6 +214,9 @@ class Note:
     own: str = ""  # command line that an entry of our own for this kernel had
     verdict: str = ""
     entry: str = ""  # what is to be the default, or is
+    live: bool = False  # by kexec, while instances run on
+    kept: Mapping[str, Any] = field(default_factory=dict)  # what those showed before, by name
+    generation: int = 0  # live updates before this one
 
     def text(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
@@ -198,15 +226,15 @@ def parse_note(text: str) -> Note | None:
     """A note that makes sense, or none."""
     try:
         values = json.loads(text)
-        fields = {
-            field.name: values[field.name] for field in dataclasses.fields(Note) if field.name in values
-        }
+        names = [one.name for one in dataclasses.fields(Note)]
+        fields = {name: values[name] for name in names if name in values}
         fields["failed_units"] = tuple(map(str, fields.get("failed_units", ())))
         note = Note(**fields)
     except (ValueError, TypeError, KeyError):
         return None
-    words = [value for name, value in fields.items() if name not in ("failed_units", "armed")]
-    sound = all(isinstance(word, str) for word in words) and isinstance(note.armed, int)
+    others = {"failed_units": tuple, "armed": int, "live": bool, "kept": dict, "generation": int}
+    sound = all(isinstance(value, others.get(name, str)) for name, value in fields.items())
+    sound = sound and all(isinstance(seen, dict) for seen in note.kept.values())
     return note if sound and note.token and note.release and note.previous else None
 
 
@@ -234,6 +262,7 @@ class Signs:
     default: str  # entry that a restart starts
     own: str = ""  # command line that an entry of our own for the noted kernel has
     restarting: bool = False  # the restart was asked for in this boot
+    loaded: bool = False  # kexec would boot something
 
 
 def tell(signs: Signs) -> State:
@@ -249,6 +278,8 @@ def tell(signs: Signs) -> State:
         return {HEALTHY: State.APPROVED, BAD: State.GIVEN_UP}.get(note.verdict, State.ON_TRIAL)
     if signs.armed:
         return State.RESTARTING if signs.restarting else State.ARMED
+    if note.live and signs.loaded and note.boot_id == signs.boot_id:
+        return State.LEAVING if signs.restarting else State.LOADED
     return State.PREPARED if note.boot_id == signs.boot_id else State.FELL_BACK
 
 
@@ -263,6 +294,7 @@ def describe(state: State, note: Note | None) -> str:
     release, previous = note.release, note.previous
     return {
         State.RESTARTING: f"the host is about to restart, to boot {release} once; run again when it is back",
+        State.LEAVING: f"the host is about to boot {release} by kexec; run again when it is back",
         State.ON_TRIAL: (
             f"a trial of {release} is running and was neither confirmed nor given up; wait until the host is "
             f"back on {previous}, or ask for {release} to judge it now"

@@ -395,3 +395,73 @@ def test_new_words_for_the_same_kernel_are_cut_off(tmp_path, fresh):
         assert "isolcpus=2" in rig.host.text("/proc/cmdline").split(), where
         assert rig.run(cmdline="isolcpus=2")["outcome"] == "unchanged", where
         gone(rig)
+
+
+# --- while instances run on -----------------------------------------------------------------------
+
+LIVE = {"method": "live", "instances": "keep"}
+
+
+@pytest.fixture
+def live(fresh):
+    """As fresh, with kernels that hand their instances over, and one that runs."""
+
+    def make(host=None):
+        if host is not None:
+            return fresh(host)
+        rig = fresh()
+        rig.host.become_live()
+        rig.host.instance("red")
+        return rig
+
+    return make
+
+
+def check_instance(live, rig, where):
+    """It runs as long as the old kernel goes on, and beside a new one that came by kexec."""
+    host = rig.host
+    before = state(host)
+    if host.running() == OLD and before is not State.FELL_BACK and host.sim["boots"] == "1":
+        assert host.running_instances() == ["red"], where
+    other = live(host)
+    # What was asked for goes on without anybody.
+    if before is State.LEAVING and host.sim.get("pending"):
+        assert other.host.wait() == NEW, where
+        assert (state(other.host), other.host.running_instances()) == (State.ON_TRIAL, ["red"]), where
+        assert other.host.sim.get("timer"), f"{where}: a trial without its timer"
+        assert other.host.wait() == OLD, where
+        assert (state(other.host), default(other.host)) == (State.FELL_BACK, OLD), where
+    gone(other)
+
+
+@pytest.mark.parametrize("caught", [False, True])
+def test_a_live_update_dies_at_each_change_of_the_host(live, caught):
+    for rig, where, result in each(live, die, caught=caught, **LIVE):
+        if result:
+            check_result(rig, result, where)
+        check_instance(live, rig, where)
+        check(live, rig, where, cycle=not caught, **LIVE)
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+def test_each_change_of_the_host_fails_in_a_live_update(live, lasting):
+    for rig, where, result in each(live, fail, lasting=lasting, timeout=60, **LIVE):
+        check_result(rig, result, where)
+        if result["outcome"] == "failed" and not lasting:
+            assert (rig.host.left_of_a_trial(), state(rig.host)) == ([], State.IDLE), where
+            assert not rig.host.kexec_loaded(), where
+        check_instance(live, rig, where)
+        check(live, rig, where, **LIVE)
+
+
+@pytest.mark.parametrize("bad", ["", "sick", "panic"])
+def test_each_word_of_the_controller_is_lost_once_in_a_live_update(live, bad):
+    for rig, where, result in each_call(live, lose, bad, **LIVE):
+        if not isinstance(result, AnsibleConnectionFailure):
+            check_result(rig, result, where)
+            assert rig.host.left_of_a_trial() == [], where
+            if bad:
+                assert result["outcome"] in ("fell_back", "failed"), where
+            if result["outcome"] == "fell_back" and not where.endswith(("before report", "after report")):
+                assert result["lost"] == ["red"], where
+        check(live, rig, where, **LIVE)

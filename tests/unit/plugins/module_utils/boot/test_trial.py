@@ -25,6 +25,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.boot.trial impor
 
 OLD, NEW = "6.1.0-old", "6.12.9-new"
 NOTE = Note("t0ken", NEW, OLD, boot_id="armed here", before="old", failed_units=("a.service",))
+LIVE = dataclasses.replace(NOTE, live=True, kept={"red": {"id": 1, "epoch": 2}}, generation=3)
 DOCS = Path(__file__).parents[5] / "docs/rollout.md"
 
 
@@ -50,7 +51,7 @@ def test_the_words_of_the_table_are_those_of_the_transitions(row):
     else:
         assert after in (row.state, State.FELL_BACK)
     assert ("removes what is left" in row.run or "takes it back" in row.run) == (Event.TIDY in events)
-    assert row.run.startswith("is refused") == (set(events) <= {Event.POWER, Event.GIVE_UP})
+    assert row.run.startswith("is refused") == (set(events) <= {Event.POWER, Event.KEXEC, Event.GIVE_UP})
     assert ("judges it" in row.run) == (Event.APPROVE in events)
 
 
@@ -95,6 +96,15 @@ def signs(note=NOTE, **more):
         (signs(units=True), State.FELL_BACK),
         # It was started, but the boot loader has not forgotten it.
         (signs(units=True, armed=True), State.ARMED),
+        # By kexec, which the boot loader knows nothing of
+        (signs(LIVE, boot_id="armed here"), State.PREPARED),
+        (signs(LIVE, boot_id="armed here", loaded=True), State.LOADED),
+        (signs(LIVE, boot_id="armed here", loaded=True, restarting=True), State.LEAVING),
+        (signs(LIVE, token="t0ken", units=True), State.ON_TRIAL),
+        (signs(LIVE, token="t0ken", units=True, loaded=True), State.ON_TRIAL),
+        (signs(LIVE, units=True, loaded=True), State.FELL_BACK),
+        # What somebody else has loaded is nothing of a trial by the boot loader.
+        (signs(boot_id="armed here", loaded=True), State.PREPARED),
         (signs(dataclasses.replace(NOTE, verdict=HEALTHY, entry="new"), token="t0ken"), State.APPROVED),
         (signs(dataclasses.replace(NOTE, verdict=HEALTHY, entry="new")), State.FELL_BACK),
         (
@@ -118,12 +128,17 @@ def test_an_entry_of_our_own_counts_by_its_words(own, state):
 
 
 def test_any_combination_of_signs_is_a_state():
-    notes = [None, NOTE, *(dataclasses.replace(NOTE, verdict=word, entry="new") for word in (HEALTHY, BAD))]
+    notes = [
+        None,
+        NOTE,
+        LIVE,
+        *(dataclasses.replace(NOTE, verdict=word, entry="new") for word in (HEALTHY, BAD)),
+    ]
     flags = (False, True)
-    for note, units, armed, restarting, boot, token, default in itertools.product(
-        notes, flags, flags, flags, ("now", "armed here"), ("", "t0ken", "x"), ("old", "new", "")
+    for note, units, armed, restarting, loaded, boot, token, default in itertools.product(
+        notes, flags, flags, flags, flags, ("now", "armed here"), ("", "t0ken", "x"), ("old", "new", "")
     ):
-        found = Signs(note, units, armed, boot, token, default, restarting=restarting)
+        found = Signs(note, units, armed, boot, token, default, restarting=restarting, loaded=loaded)
         state = trial.tell(found)
         assert state in TRANSITIONS
         # Whoever is refused is told a name.
@@ -136,6 +151,7 @@ def test_any_combination_of_signs_is_a_state():
 
 def test_a_note_is_read_as_it_was_written():
     assert trial.parse_note(NOTE.text()) == NOTE
+    assert trial.parse_note(LIVE.text()) == LIVE
 
 
 @pytest.mark.parametrize(
