@@ -49,7 +49,7 @@ test: ## Everything that must pass: lint, unit, the kernel's selftests, the Mole
 .PHONY: test-full
 test-full: ## test, matrix, longer scenarios, selftests on all kernels and machines, endurance, fuzzing, the demo (hours)
 	@MKOPS_EXAMPLES=5000 tools/stages test "molecule SCENARIO=site" "molecule SCENARIO=layout" "molecule SCENARIO=rollout" \
-		"molecule SCENARIO=secureboot" "molecule SCENARIO=survive" "molecule SCENARIO=profiles" "molecule SCENARIO=roots" \
+		"molecule SCENARIO=secureboot" "molecule SCENARIO=survive" "molecule SCENARIO=live" "molecule SCENARIO=profiles" "molecule SCENARIO=roots" \
 		"molecule SCENARIO=devices" "molecule SCENARIO=latency" report-test matrix docs-site kernel-builds kernel-test-full demo
 
 .PHONY: lint
@@ -130,7 +130,7 @@ lab-down: ## Stop the QEMU hosts and delete their disks; console logs stay in .l
 	ansible-playbook playbooks/lab_down.yml
 
 .PHONY: molecule
-molecule: ## Run a Molecule scenario (SCENARIO=default|site|kerf|layout|refuse|rollout|secureboot|survive|monitoring|profiles|roots|guests|devices|latency)
+molecule: ## Run a Molecule scenario (SCENARIO=default|site|kerf|layout|refuse|rollout|secureboot|survive|live|monitoring|profiles|roots|guests|devices|latency)
 	@tools/bootstrap build lab test $(if $(filter latency,$(SCENARIO)),full)
 	molecule test --no-command-borders -s $(SCENARIO)
 
