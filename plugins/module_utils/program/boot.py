@@ -44,17 +44,18 @@ def boot(paths: Paths, stage: str, kerf: str | None) -> None:
     instances = {name: one for name, one in flat.get("instances", {}).items() if one.get("state") != "absent"}
     path = kerf_of(layout, kerf)
     started = [name for name, one in instances.items() if one.get("state") == "started"]
+    # The last kernel's, after a live update: they are what they are.
+    running = [name for name, one in machine.instances.items() if one.status == ACTIVE]
     if stage == "reserve":
-        reserved = {name: _only(one, _RESERVED) for name, one in instances.items()}
+        reserved = {name: _only(one, _RESERVED) for name, one in instances.items() if name not in running}
         _make({**_only(flat, _HOST), "instances": reserved}, paths, path)
         _set_units(paths, flat, machine)
     elif stage == "adopt":
         _set_units(paths, flat, machine)
-        running = [name for name, one in machine.instances.items() if one.status == ACTIVE]
         _start_units([name for name in started if name in running])
     else:
         _start_units(started)
-        others = {name: one for name, one in instances.items() if name not in started}
+        others = {name: one for name, one in instances.items() if name not in (*started, *running)}
         _make({"instances": others}, paths, path)
 
 

@@ -20,6 +20,8 @@ import yaml
 from ansible_collections.mkops.multikernel.plugins.module_utils.common import lock as _lock
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import Done
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import units as _units
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.handover import hand_over
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFs, Paths
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.wish import name_reasons
 from ansible_collections.mkops.multikernel.plugins.module_utils.program import boot, main
 
@@ -56,6 +58,40 @@ def test_a_boot(host, mkops, declare, layout, started):
     mkops("apply")
     assert mkops("boot", "adopt").rc == 0
     assert started[1:] == [["systemctl", "start", "--no-block", "mkops@red.service"]]
+
+
+def test_a_boot_by_a_live_update(host, mkops, declare, layout, started):
+    """What runs is the last kernel's: it is not made what is declared, and what is noted of it goes on."""
+    declare()
+    mkops("apply")
+    mkops("apply", declare({**layout, "instances": {"blue": {"cpus": 3, "state": "started"}}}))
+    declare()
+    host.write("/sys/fs/multikernel/live_update", "state loaded\ngeneration 0\nadopted 0\nlost 0\n")
+    # red has got more than is declared, and blue runs although it is declared as loaded
+    host.kerf_update("red", [], memory=str(256 << 20))
+    host.sync()
+    kernel = KernelFs(Paths(str(host.root)))
+    noted = kernel.notes.read("red")
+    assert noted["record"]
+    for name in ("red", "blue"):
+        hand_over(kernel, name)
+    shutil.rmtree(host.root / "run/mkops")
+    host.write("/proc/sys/kernel/random/boot_id", "22222222-2222-3333-4444-555555555555\n")
+    host.write("/sys/fs/multikernel/live_update", "state off\ngeneration 1\nadopted 2\nlost 0\n")
+    before = host.snapshot()
+    calls = len(host.changes)
+    said = mkops("boot", "reserve")
+    assert (said.rc, said.err) == (0, "")
+    assert "red: it was taken over from the last kernel\n" in said.out
+    assert mkops("boot", "start").rc == 0
+    assert (host.snapshot(), host.changes[calls:]) == (before, [])
+    assert started == [["systemctl", "start", "--no-block", "mkops@red.service"]]
+    taken = kernel.notes.read("red")
+    assert {key: taken[key] for key in noted if key != "boot_id"} == {
+        key: noted[key] for key in noted if key != "boot_id"
+    }
+    # Its image is proved as before: nothing would be loaded again.
+    assert kernel.read().instances["red"].kernel["path"] == layout["defaults"]["kernel"]
 
 
 def test_one_that_was_given_up_is_watched_again_once_it_runs(
