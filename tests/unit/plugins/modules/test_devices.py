@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.mkops.multikernel.plugins.module_utils.devices.record import tap_name
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import apply as _apply
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import kerf as _kerf
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.store import DeviceUnits
 from ansible_collections.mkops.multikernel.plugins.modules import instance, layout
 from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import MIB, POOL_BASE
 
@@ -50,6 +51,19 @@ def image(tmp_path):
     path = tmp_path / "disk.img"
     path.write_bytes(bytes(4096))
     return path
+
+
+def test_who_takes_an_instance_up_has_its_devices_served(run, host):
+    """As after a boot in which it has run on; one that has none needs nothing, nor one whose are served."""
+    units = DeviceUnits(host.root / "var/lib/mkops/devices", host.root / "run/mkops/devices")
+    units.resume("red")
+    assert host.units == []
+    run(network=ROUTED)
+    units.resume("red")
+    assert host.units == [f"start {UNIT}"]
+    (host.root / "run/mkops/devices/red").rmdir()
+    units.resume("red")
+    assert host.units == [f"start {UNIT}"] * 2
 
 
 def test_an_instance_with_one_of_each(run, host, image, tmp_path):
