@@ -96,9 +96,9 @@ options:
       - V(refuse) changes nothing and fails. V(stop) stops and deletes them before the restart, in one go with
         it.
       - V(keep) lets those run on that run, and is for O(method=live) alone. The new kernel is healthy only
-        when each of them is the same run as before, gives signs of life, and its agent answers if it did
-        before. If the new kernel is given up, they have ended. Those that are loaded and do not run have to
-        be loaded again.
+        when each of them is the same run as before, gives signs of life, and its console and its agent answer
+        if they did before. If the new kernel is given up, they have ended. Those that are loaded and do not
+        run have to be loaded again.
     type: str
     choices: [refuse, stop, keep]
     default: refuse

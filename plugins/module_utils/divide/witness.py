@@ -19,11 +19,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import agent
+from .console import Console, ConsoleError
 from .kernelfs import KernelFs
 from .machine import ACTIVE
 from .ready import ALIVE
 
 _PATIENCE, _SECONDS, _LIMIT = 5.0, 10.0, 4096
+_HISTORY = 1.0  # seconds, for those that never stop
 _QUESTION = b"cat /proc/sys/kernel/random/boot_id /proc/uptime"
 _ANSWER = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\n([0-9]+\.[0-9]+) ")
 
@@ -54,9 +56,22 @@ def _seen(kernel: KernelFs, name: str) -> Seen:
         "since": stats.get("state_since_ms"),
         "at": now(),
         "wall": time.time(),
+        "said": _said(kernel, name),
         **_asked(name),
     }
     return {key: value for key, value in seen.items() if value is not None}
+
+
+def _said(kernel: KernelFs, name: str) -> int | None:
+    """How much its console tells a new reader; None where it has one reader, which takes it from others."""
+    number = kernel.id(name)
+    if number is None or not kernel.tells(name):
+        return None
+    try:
+        with Console(kernel.paths, number) as console:
+            return len(console.history(_HISTORY))
+    except ConsoleError:
+        return 0
 
 
 def _asked(name: str) -> Seen:
@@ -95,6 +110,8 @@ def reasons(
     if "heartbeat" in before and after.get("heartbeat", ALIVE) >= ALIVE:
         age = f"for {after['heartbeat'] / 1000:.1f} s" if "heartbeat" in after else "any more"
         no.append(f"instance {name} has not given a sign of life {age}")
+    if before.get("said") and not after.get("said"):
+        no.append(f"the console of instance {name} cannot be read any more")
     if "boot_id" not in before:
         return no
     if "boot_id" not in after:

@@ -32,6 +32,10 @@ def test_what_an_instance_shows(make_host):
         "since": 60500,
     }
     assert "boot_id" not in found["red"]
+    assert found["red"]["said"] == 0
+    # A file stands for the device: what is written into it comes back.
+    (host.root / "dev/mktty").write_text("...has said this\n")
+    assert witness(KernelFs(Paths(str(host.root))))["red"]["said"] > 0
 
 
 def test_what_its_agent_says(tmp_path, monkeypatch, make_host):
@@ -64,6 +68,8 @@ def test_what_its_agent_says(tmp_path, monkeypatch, make_host):
         (SEEN, SEEN | {"epoch": 3}, "active", "was started anew"),
         (SEEN, SEEN | {"heartbeat": 2000}, "active", "sign of life for 2.0 s"),
         (SEEN, {**SEEN, "heartbeat": None}, "active", None),
+        (SEEN | {"said": 9}, SEEN | {"said": 0}, "active", "the console of instance red cannot be read"),
+        (SEEN | {"said": 0}, SEEN | {"said": 0}, "active", ""),
         (SEEN | ASKED, SEEN, "active", "the agent of instance red does not answer any more"),
         (SEEN | ASKED, SEEN | ASKED | {"boot_id": "c"}, "active", "booted anew: its boot id is c"),
     ],
