@@ -23,7 +23,7 @@ from ..common.live import LIVE_UPDATE, LiveUpdate, parse_live_update
 from ..common.lock import HOST_LOCK, restart_announced
 from . import loaders, packages, secure_boot, trial
 from .access import ATTRIBUTES, EFI_VARIABLES, Access
-from .live import Means, marker
+from .live import SCRIPTS, Means, marker
 from .plan import PREVIOUS, TRIAL_ID, Boot, Host, missing_bytes, own_id
 from .trial import UNIT, Note
 
@@ -81,6 +81,9 @@ class BootHost(Access):
         """What a live update stands on; of these kernels, those whose marks matter."""
         update = self.live_update()
         lockdown = re.search(r"\[(\w+)\]", self.text("/sys/kernel/security/lockdown"))
+        scripts = tuple(name for name in SCRIPTS if self._is_run(name))
+        settings = ["/etc/default/kexec", *self._names("/etc/default/kexec.d")]
+        loads = re.findall(r"^[ \t]*LOAD_KEXEC=[\"']?(\w*)", "\n".join(map(self.text, settings)), re.M)
         flags = re.search(r"^flags\s*:(.*)$", self.text("/proc/cpuinfo"), re.M)
         images = {name: self.at(f"/boot/vmlinuz-{name}") for name in kernels} if update else {}
         return Means(
@@ -88,9 +91,20 @@ class BootHost(Access):
             tool=any(self.at(f"{folder}/kexec").is_file() for folder in SYSTEM_PATH.split(":")),
             disabled=self.text("/proc/sys/kernel/kexec_load_disabled").strip() == "1",
             lockdown=lockdown[1] if lockdown else "none",
+            scripts=scripts,
+            takes_reboots=len(scripts) == len(SCRIPTS) and loads[-1:] == ["true"],
             markers={name: marker(path.read_bytes()) for name, path in images.items()},
             flags=frozenset(flags[1].split() if flags else ()),
         )
+
+    def _is_run(self, script: str) -> bool:
+        """Whether an init script is there, and systemd does not keep it from being run."""
+        unit = self.at(f"{UNITS}/{script}.service")
+        masked = unit.is_symlink() and str(unit.readlink()) == os.devnull
+        return self.at(f"/etc/init.d/{script}").exists() and not masked
+
+    def _names(self, folder: str) -> list[str]:
+        return [f"{folder}/{path.name}" for path in sorted(self.at(folder).glob("*"))]
 
     def failed_units(self) -> tuple[str, ...]:
         done = self.run(

@@ -26,6 +26,9 @@ _CHUNK = struct.Struct("<4sI")
 _RANGE = struct.Struct("<II")
 _INFO_MAGIC, _MARK = b"LToP", b"MKLU"
 _LAST_OPTIONAL = (6, 16)  # the last kernel that can be built without page tables of five levels, surely
+# Debian's kexec-tools has them; systemd makes units of them.
+SCRIPTS = ("kexec", "kexec-load")
+MASK = "run systemctl mask kexec.service kexec-load.service (role host: host_live_update)"
 _LONGEST_INFO = 1 << 20  # more is no list of chunks
 
 
@@ -84,6 +87,8 @@ class Means:
     tool: bool = False  # kexec, the program
     disabled: bool = False  # kernel.kexec_load_disabled
     lockdown: str = "none"
+    scripts: tuple[str, ...] = ()  # of kexec-tools, which boot by kexec while services still stop
+    takes_reboots: bool = False  # these load a kernel at any restart, and pass the boot loader by
     markers: Mapping[str, Marker | None] = field(default_factory=dict)  # release with an image: its mark
     flags: frozenset[str] = frozenset()  # of the CPUs
 
@@ -132,6 +137,11 @@ def live_reasons(
         no.append(
             "kernel.kexec_load_disabled is 1, so no kernel can be loaded until the next restart; remove the "
             "setting, and restart the host"
+        )
+    if means.scripts:
+        no.append(
+            f"the init scripts of kexec-tools ({', '.join(means.scripts)}) would boot what is loaded while "
+            f"services still stop; {MASK}"
         )
     if means.lockdown != "none":
         no.append(

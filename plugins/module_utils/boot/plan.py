@@ -18,7 +18,7 @@ from typing import Any
 from ..common.errors import Failure
 from ..common.text import shown
 from . import trial
-from .live import Means, five_levels, live_reasons
+from .live import MASK, Means, five_levels, live_reasons
 from .trial import GUARDS, Note, State
 
 PREVIOUS = "previous"
@@ -259,6 +259,11 @@ def plan(wish: KernelWish, host: Host) -> BootPlan:
             )
         if wish.live:
             no += _live_reasons(wish, host, release)
+        elif host.live.takes_reboots:
+            no.append(
+                "the init scripts of kexec-tools take restarts over (LOAD_KEXEC=true in /etc/default/kexec) "
+                f"and pass the boot loader by; {MASK}"
+            )
         if wish.health_timeout >= 0 and 0 < wish.trial_timeout <= wish.health_timeout:
             no.append(
                 f"trial_timeout is {wish.trial_timeout} s, which leaves no time to boot before the "

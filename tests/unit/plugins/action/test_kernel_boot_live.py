@@ -164,6 +164,36 @@ def test_all_that_speaks_against_it_is_said_at_once(rig):
         assert word in text
 
 
+@pytest.mark.parametrize("settings", ["", "LOAD_KEXEC=false\n", "LOAD_KEXEC=true\n"])
+def test_init_scripts_of_kexec_tools(rig, settings):
+    """They would jump while services still stop; and at any restart, if they are told to."""
+    rig.host.file("/etc/default/kexec", settings)
+    for name in ("kexec", "kexec-load"):
+        rig.host.file(f"/etc/init.d/{name}", "#!/bin/sh\n")
+    (reason,) = refused(rig, **KEEP)
+    assert "init scripts of kexec-tools (kexec, kexec-load) would boot what is loaded" in reason
+    if "true" in settings:
+        (reason,) = refused(rig, instances="stop")
+        assert "take restarts over" in reason
+    for name in ("kexec", "kexec-load"):
+        unit = rig.host.at(f"/etc/systemd/system/{name}.service")
+        unit.parent.mkdir(parents=True, exist_ok=True)
+        unit.symlink_to("/dev/null")
+    assert rig.run(**KEEP)["outcome"] == "promoted"
+
+
+def test_a_setting_of_kexec_tools_that_counts(rig):
+    """The last one of all files."""
+    for name in ("kexec", "kexec-load"):
+        rig.host.file(f"/etc/init.d/{name}", "#!/bin/sh\n")
+        rig.host.file(f"{INSTANCES}/red/status", "ready\n")
+    rig.host.file("/etc/default/kexec", "LOAD_KEXEC=true\n")
+    rig.host.file("/etc/default/kexec.d/off", "LOAD_KEXEC='false'\n")
+    assert rig.host.look(NEW).live.takes_reboots is False
+    rig.host.at("/etc/default/kexec.d/off").unlink()
+    assert rig.host.look(NEW).live.takes_reboots is True
+
+
 def test_a_kernel_that_knows_no_live_update(rig):
     rig.host.at("/sys/fs/multikernel/live_update").unlink()
     assert f"the running kernel {OLD} cannot hand its instances over" in refused(rig, **KEEP)[0]
