@@ -6,9 +6,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -31,6 +29,7 @@ from ..divide.store import DeviceUnits
 from ..divide.units import STOPPED, Units, have_watched, unit_of
 from ..divide.versions import DEFAULT_KERF
 from ..divide.wish import Manner, Service
+from .itself import Itself
 from .leaving import is_left_running
 from .output import complain, complain_of_all, notify, say
 from .record import Recorder
@@ -96,7 +95,7 @@ def run(paths: Paths, name: str, kerf: str | None, service: bool = False) -> int
 
 
 def _run(paths: Paths, name: str, kerf: str | None, service: bool) -> int:
-    begun = _program()
+    itself = Itself()
     layout = declared(paths)
     path = kerf_of(layout, kerf)
     with _signals(), closing(Records(paths)) as log:
@@ -123,10 +122,9 @@ def _run(paths: Paths, name: str, kerf: str | None, service: bool) -> int:
             if KernelFs(paths).status(name) == ACTIVE and is_left_running(paths):
                 say(f"{name}: it runs on, and the next kernel of this host takes it over")
                 return 0
-    if _program() not in (begun, None):
-        # It was replaced meanwhile, and what stopping takes cannot be read from where it was any more.
-        given = ["--kerf", kerf] if kerf else []
-        os.execv(sys.argv[0], [sys.argv[0], "stop", *given, name])
+    if itself.replaced:
+        # What stopping takes cannot be read from where it was any more.
+        itself.become(["stop", *(["--kerf", kerf] if kerf else []), name])
     _stop(paths, name, path, layout)
     return 0
 
@@ -137,15 +135,6 @@ def _resume_devices(paths: Paths, name: str) -> None:
         DeviceUnits(paths.devices, paths.served).resume(name)
     except Failure as failure:
         complain(f"{name}: {failure}")
-
-
-def _program() -> tuple[int, ...] | None:
-    """What tells the file of this program from another one in its place; None when there is none."""
-    try:
-        found = os.stat(sys.argv[0])
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def _is_to_rest(paths: Paths, name: str) -> bool:

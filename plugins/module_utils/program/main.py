@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..common.errors import Failure, Refused
+from ..common.text import harmless
 from ..divide.kernelfs import Paths
 from .output import complain_of_all, complain_of_failure
 
+_LONGEST = 86400  # seconds between two readings of a host
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 3, 130
 _EPILOG = """\
 exit codes:
@@ -105,6 +107,12 @@ def parser(version: str) -> argparse.ArgumentParser:
         type=Path,
         help="replace this file as a whole, for node_exporter's textfile collector",
     )
+    metrics.add_argument(
+        "--interval",
+        metavar="SECONDS",
+        type=_seconds,
+        help="replace it again and again, as a unit of systemd does",
+    )
 
     devices = command("devices", "serve the network, disks and shares of an instance, as its unit does")
     devices.add_argument("name", metavar="NAME", help="the instance")
@@ -119,6 +127,12 @@ def parser(version: str) -> argparse.ArgumentParser:
         help="do not make control characters harmless; only if you trust it",
     )
     return top
+
+
+def _seconds(text: str) -> int:
+    if text.isdecimal() and 0 < int(text) <= _LONGEST:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{harmless(text)} is not a number of seconds from 1 to {_LONGEST}")
 
 
 def main(argv: Sequence[str] | None = None, version: str = "unknown", paths: Paths | None = None) -> int:
@@ -155,7 +169,7 @@ def _run(args: argparse.Namespace, paths: Paths, version: str) -> int:
     elif args.command == "metrics":
         from .metrics import metrics
 
-        metrics(paths, args.output, version)
+        metrics(paths, args.output, version, args.interval)
     elif args.command == "console":
         from .console import console
 

@@ -12,7 +12,9 @@ time series for ever.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
+import signal
 import stat
 import sys
 import time
@@ -20,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..common.errors import Failure, Refused
@@ -28,6 +31,8 @@ from ..common.text import harmless
 from ..divide.declared import boot_facts, flattened
 from ..divide.kernelfs import KernelFs, Paths
 from ..divide.machine import ACTIVE, FAILED, LOADED, READY, Instance, Machine
+from .itself import Itself
+from .output import notify
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -41,6 +46,9 @@ STATES = (READY, LOADED, ACTIVE, FAILED, OTHER)
 ENDS = ("none", "clean", "panic", "forced", "lost", OTHER)
 _LONGEST = 128  # characters of a label
 _UNKNOWN = "unknown"
+_OF_SERVERS = ("http.server", "ssl", "urllib.request", "wsgiref.simple_server")
+_ENDS = (signal.SIGTERM, signal.SIGINT)
+_REST = 1.0  # seconds between two readings, however long they take
 
 
 @dataclass(frozen=True)
@@ -59,24 +67,45 @@ class Reading:
     record_bytes: int = 0  # that these take on the disk
 
 
-def metrics(paths: Paths, output: Path | None, version: str) -> None:
-    """Print what there is to tell, or replace a file by it."""
+def metrics(paths: Paths, output: Path | None, version: str, interval: int | None = None) -> None:
+    """Print what there is to tell, or replace a file by it.
+
+    interval: seconds after which that is done again, until somebody ends this. A process that stays costs a
+    fraction of one that is started each time, most of which is Python and its library.
+    """
+    if interval is not None and output is None:
+        raise Refused("--interval: only a file is written again and again: name one with --output")
     write = _library()
-    text = write(families(take(paths, version)))
     if output is None:
-        sys.stdout.write(text)
+        sys.stdout.write(write(families(take(paths, version))))
         return
-    try:
-        # It is written every few seconds, and worth nothing after a power cut.
-        write_file(output, text, sync=False)
-    except OSError as error:
-        raise Failure(f"{text_of(output)} cannot be written: {error.strerror}") from error
+    itself = Itself()
+    if interval is not None:
+        # They end it between two readings only, so that a file is never left beside the one that it replaces.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+    while True:
+        begun = time.monotonic()
+        try:
+            # It is written every few seconds, and worth nothing after a power cut.
+            write_file(output, write(families(take(paths, version))), sync=False)
+        except OSError as error:
+            raise Failure(f"{text_of(output)} cannot be written: {error.strerror}") from error
+        notify("READY=1", "WATCHDOG=1")
+        if interval is None:
+            return
+        # A busy host gets no readings in a row for those that were late.
+        if signal.sigtimedwait(_ENDS, max(interval - (time.monotonic() - begun), _REST)):
+            return
+        if itself.replaced:
+            itself.become(["metrics", "--output", str(output), "--interval", str(interval)])
 
 
 def _library() -> Any:
     """What writes metrics as text. Looked for before the host is read."""
     try:
-        from prometheus_client import CollectorRegistry, generate_latest
+        with contextlib.suppress(AttributeError, TypeError), _without(*_OF_SERVERS):
+            importlib.import_module("prometheus_client")
+        from prometheus_client import CollectorRegistry, generate_latest  # one that does need them, as it is
     except ImportError as error:
         raise Failure(
             f"metrics needs Prometheus' Python library prometheus_client ({error}): install the package"
@@ -96,6 +125,32 @@ def _library() -> Any:
         return generate_latest(registry).decode()
 
     return write
+
+
+@contextlib.contextmanager
+def _without(*names: str) -> Iterator[None]:
+    """Whoever imports these modules meanwhile gets empty ones, unless they are there already.
+
+    Prometheus' library is a server and a client of HTTP as well, whose modules take 8 MiB of a process that
+    stays and two thirds of the time of its import. Its writer needs none of them.
+    """
+    left_out = [name for name in names if name not in sys.modules]
+    for name in left_out:
+        sys.modules[name] = _Empty(name)
+    try:
+        yield
+    finally:
+        for name in left_out:
+            sys.modules.pop(name, None)
+
+
+class _Empty(ModuleType):
+    """In place of a module: all that it has is a class without anything."""
+
+    def __getattr__(self, name: str) -> type:
+        if name[:2] == "__":
+            raise AttributeError(name)
+        return object
 
 
 def take(paths: Paths, version: str) -> Reading:

@@ -7,16 +7,24 @@
 from __future__ import annotations
 
 import builtins
+import json
 import os
+import signal
+import socket
 import stat
 import subprocess
+import sys
 import time
+from pathlib import Path
 
+import prometheus_client
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFs, Paths
 from ansible_collections.mkops.multikernel.plugins.module_utils.program import metrics
+
+TOP = Path(__file__).parents[5]
 
 
 def read(text):
@@ -218,6 +226,92 @@ def test_a_file_of_it(host, mkops, tmp_path):
     assert path.read_text() == old
 
 
+@pytest.fixture
+def writer(host, tmp_path):
+    """A process that writes a file again and again, and what it tells systemd."""
+    made = subprocess.run(
+        [sys.executable, TOP / "roles/host/files/make_program.py", TOP, tmp_path / "made"],
+        capture_output=True,
+        check=True,
+    )
+    program = tmp_path / "mkops"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import os, sys\n"
+        f"sys.path.insert(0, {json.loads(made.stdout)['path']!r})\n"
+        "os.geteuid = lambda: 0\n"
+        "from mkops.divide.kernelfs import Paths\n"
+        "from mkops.program.main import main\n"
+        f"sys.exit(main(paths=Paths({str(host.root)!r})))\n"
+    )
+    program.chmod(0o755)
+    (tmp_path / "out").mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.settimeout(60)
+        systemd.bind(str(tmp_path / "notify"))
+        process = subprocess.Popen(
+            [program, "metrics", "--output", tmp_path / "out/mkops.prom", "--interval", "1"],
+            env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            yield process, systemd
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def test_again_and_again(writer, tmp_path):
+    process, systemd = writer
+    taken = []
+    for _number in range(3):
+        assert "READY=1" in systemd.recv(100).decode().splitlines()
+        found = read((tmp_path / "out/mkops.prom").read_text())
+        taken.append(value(found, "collection_timestamp_seconds"))
+    assert sorted({*taken}) == taken
+    process.send_signal(signal.SIGTERM)
+    out, _none = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "")
+    assert os.listdir(tmp_path / "out") == ["mkops.prom"]
+
+
+def test_again_as_the_program_that_replaced_it(writer, tmp_path):
+    process, systemd = writer
+    systemd.recv(100)
+    new = tmp_path / "new"
+    new.write_text('#!/bin/sh\necho new "$@"\n')
+    new.chmod(0o755)
+    new.replace(tmp_path / "mkops")
+    out, _none = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, f"new metrics --output {tmp_path}/out/mkops.prom --interval 1\n")
+
+
+def test_a_file_that_cannot_be_written_any_more_ends_it(writer, tmp_path):
+    process, systemd = writer
+    systemd.recv(100)
+    (tmp_path / "out/mkops.prom").unlink()
+    (tmp_path / "out/mkops.prom").mkdir()
+    out, _none = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"{tmp_path}/out/mkops.prom cannot be written" in out
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "86401", "1.5", "soon", ""])
+def test_intervals_that_are_none(mkops, capsys, seconds):
+    with pytest.raises(SystemExit) as ended:
+        mkops("metrics", "--output", "x", "--interval", seconds)
+    assert ended.value.code == 2
+    assert "--interval" in capsys.readouterr().err
+
+
+def test_what_is_printed_is_printed_once(host, mkops):
+    said = mkops("metrics", "--interval", "5")
+    assert (said.rc, said.out) == (3, "")
+    assert "--interval: only a file is written again and again" in said.err
+
+
 def test_others_than_root_are_refused(host, mkops, monkeypatch):
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     said = mkops("metrics")
@@ -238,6 +332,42 @@ def test_without_the_library(host, mkops, monkeypatch):
     assert (said.rc, said.out) == (1, "")
     assert "python3-prometheus-client" in said.err
     assert mkops("status").rc == 0
+
+
+@pytest.mark.parametrize("needs", [False, True])
+def test_its_servers_are_left_out_where_the_library_can_do_without(tmp_path, needs):
+    """In a process of its own: the tests have them."""
+    (tmp_path / "prometheus_client").mkdir()
+    source = Path(prometheus_client.__file__).parent
+    for path in source.rglob("*.py"):
+        copy = tmp_path / "prometheus_client" / path.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    if needs:
+        with (tmp_path / "prometheus_client/exposition.py").open("a") as file:
+            file.write("\nssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)\n")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import json, sys\n"
+            f"sys.path[:0] = {[str(tmp_path), *sys.path]!r}\n"
+            f"from {metrics.__name__} import _library, _gauge\n"
+            "before = {*sys.modules}\n"
+            "text = _library()([_gauge('drift', 'Why.', 3)])\n"
+            "import prometheus_client\n"
+            "print(json.dumps([text, prometheus_client.__file__, [*{*sys.modules} - before]]))\n"
+            "import ssl, http.server\n"
+            "ssl.create_default_context, http.server.HTTPServer\n",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    text, file, modules = json.loads(done.stdout)
+    assert text == "# HELP mkops_drift Why.\n# TYPE mkops_drift gauge\nmkops_drift 3.0\n"
+    assert file == f"{tmp_path}/prometheus_client/__init__.py"
+    assert ("ssl" in modules, "http.server" in modules) == (needs, needs)
 
 
 def test_labels():

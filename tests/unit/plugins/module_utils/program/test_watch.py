@@ -17,7 +17,12 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.common.command i
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import evidence
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.console import ConsoleError
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFs
-from ansible_collections.mkops.multikernel.plugins.module_utils.program import change, ended, watch
+from ansible_collections.mkops.multikernel.plugins.module_utils.program import (
+    change,
+    ended,
+    itself,
+    watch,
+)
 
 GRACEFUL = "multikernel: Multikernel instance 1 halted (graceful)"
 FORCED = "multikernel: Force halting multikernel instance 1"
@@ -102,9 +107,9 @@ def test_a_program_that_was_replaced_meanwhile_goes_on_as_the_new_one(
     """What it has not read of its file yet, is not where it was."""
     file = tmp_path / "mkops"
     file.write_text("old")
-    monkeypatch.setattr(change.sys, "argv", [str(file)])
+    monkeypatch.setattr(itself.sys, "argv", [str(file)])
     went_on = []
-    monkeypatch.setattr(change.os, "execv", lambda path, argv: went_on.append((path, argv)))
+    monkeypatch.setattr(itself.os, "execv", lambda path, argv: went_on.append((path, argv)))
     declare()
     mkops("apply")
 
