@@ -16,6 +16,7 @@ from typing import Any
 
 from ..common.command import must, run
 from ..common.files import text_of
+from ..common.lock import host_lock
 from ..divide.converge import converge
 from ..divide.declared import declared, declared_units, flattened
 from ..divide.handover import take_over
@@ -35,10 +36,16 @@ def boot(paths: Paths, stage: str, kerf: str | None) -> None:
     """Take one of the stages. Raises Refused with all reasons when the layout is none any more."""
     for name in take_over(KernelFs(paths)):
         say(f"{name}: it was taken over from the last kernel")
-    layout = declared(paths)
-    if not layout:
+    if not declared(paths):
         say(f"nothing is declared in {text_of(paths.layout)}")
         return
+    # All of it: what somebody else changes meanwhile is not what was read before.
+    with host_lock(paths.lock):
+        _boot(paths, stage, kerf)
+
+
+def _boot(paths: Paths, stage: str, kerf: str | None) -> None:
+    layout = declared(paths)
     machine = KernelFs(paths).read()
     flat = flattened(layout, machine, text_of(paths.layout))
     instances = {name: one for name, one in flat.get("instances", {}).items() if one.get("state") != "absent"}
@@ -67,7 +74,12 @@ def _make(layout: Mapping[str, Any], paths: Paths, kerf: str) -> None:
     if not (layout["instances"] or "pool" in layout):
         return
     result = converge(
-        paths, kerf, False, lambda machine, images: layout_request(layout, machine, images), suppose=False
+        paths,
+        kerf,
+        False,
+        lambda machine, images: layout_request(layout, machine, images),
+        locked=True,
+        suppose=False,
     )
     for warning in result.warnings:
         complain(f"warning: {warning}")

@@ -46,17 +46,24 @@ class Stopped(Exception):
 def apply(paths: Paths, file: Path | None, check: bool, kerf: str | None) -> None:
     """Make the host what a layout says. file: the layout; None: the host's declared one."""
     path = file or paths.layout
-    layout = read_layout(path, trusted=file is None)
+
+    def read() -> dict[str, Any]:
+        return read_layout(path, trusted=file is None)
+
     result = converge(
         paths,
-        kerf_of(layout, kerf),
+        kerf_of(read(), kerf),
         check,
-        lambda machine, images: layout_request(layout, machine, images),
+        # Once more: whoever has held the lock until then may have changed it.
+        lambda machine, images: layout_request(read(), machine, images),
         suppose=False,
     )
-    units = declared_units(paths, layout, result.machine) if file is None else None
-    if units and not check:
-        units.write()
+    units = None
+    if file is None:
+        with nullcontext() if check else host_lock(paths.lock):
+            units = declared_units(paths, read(), result.machine)
+            if not check:
+                units.write()
     if "start" in result.actions and not check:
         have_watched(paths)
     _report(result, text_of(path), check, units)
@@ -96,8 +103,7 @@ def run(paths: Paths, name: str, kerf: str | None, service: bool = False) -> int
 
 def _run(paths: Paths, name: str, kerf: str | None, service: bool) -> int:
     itself = Itself()
-    layout = declared(paths)
-    path = kerf_of(layout, kerf)
+    path = kerf_of(declared(paths), kerf)
     with _signals(), closing(Records(paths)) as log:
         try:
             if service and _is_to_rest(paths, name):
@@ -106,7 +112,7 @@ def _run(paths: Paths, name: str, kerf: str | None, service: bool) -> int:
                 return STOPPED
             if service:
                 keep_evidence(paths, name)  # of a crash that nobody has watched
-            result = converge(paths, path, False, _running(name, layout), suppose=False)
+            result = converge(paths, path, False, _running(paths, name), suppose=False)
             for warning in result.warnings:
                 complain(f"warning: {warning}")
             say(f"{name}: {', '.join(result.actions) or 'is running already'}")
@@ -125,7 +131,7 @@ def _run(paths: Paths, name: str, kerf: str | None, service: bool) -> int:
     if itself.replaced:
         # What stopping takes cannot be read from where it was any more.
         itself.become(["stop", *(["--kerf", kerf] if kerf else []), name])
-    _stop(paths, name, path, layout)
+    stop(paths, name, None, None, kerf)
     return 0
 
 
@@ -166,16 +172,19 @@ def only(layout: Mapping[str, Any], name: str, **more: Any) -> dict[str, Any] | 
     return {**shared, "instances": said}
 
 
-def _running(name: str, layout: Mapping[str, Any]) -> Make:
+def _running(paths: Paths, name: str) -> Make:
+    """As it is declared once the host is locked: who has held the lock until then may have changed that."""
+
     def make(machine: Machine, images: Images) -> Request:
+        layout = declared(paths)
         current = machine.instances.get(name)
         if current is not None and current.status == ACTIVE:
             manner = _declared_manner(layout, name, machine)
             adopted = {key: getattr(manner, key) for key in _ADOPTED}
             return instance_request({"name": name, "state": "started", **adopted}, machine, images)
-        declared = only(layout, name, state="started", restart="always")  # this is the wish to start it
-        if declared is not None:
-            return layout_request(declared, machine, images)
+        wished = only(layout, name, state="started", restart="always")  # this is the wish to start it
+        if wished is not None:
+            return layout_request(wished, machine, images)
         request = instance_request({"name": name, "state": "started"}, machine, images)
         request.reasons += [
             f"{reason}, and {Paths().layout} does not declare it" for reason in absence_reasons(machine, name)

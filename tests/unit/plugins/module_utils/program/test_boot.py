@@ -20,7 +20,6 @@ import yaml
 from ansible_collections.mkops.multikernel.plugins.module_utils.common import lock as _lock
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import Done
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import units as _units
-from ansible_collections.mkops.multikernel.plugins.module_utils.divide.handover import hand_over
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFs, Paths
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.wish import name_reasons
 from ansible_collections.mkops.multikernel.plugins.module_utils.program import boot, main
@@ -165,6 +164,41 @@ def test_an_image_that_is_gone_keeps_no_other_one_from_running(host, mkops, decl
     said = mkops("boot", "start")
     assert (said.rc, "/gone" in said.err) == (3, True)
     assert started == [["systemctl", "start", "--no-block", "mkops@red.service"]]
+
+
+@pytest.mark.parametrize("words", [("boot", "reserve"), ("boot", "start"), ("apply",), ("run", "red")])
+def test_what_somebody_else_declares_meanwhile_counts(
+    host, mkops, declare, layout, started, monkeypatch, words
+):
+    """A task holds the lock, and gives it back with another layout than there was before."""
+    declare({"pool": layout["pool"]})
+    assert mkops("apply").rc == 0
+    declare()
+    waits = threading.Event()
+    locked = _lock.locked
+
+    def wait(*args, **how):
+        waits.set()
+        return locked(*args, **how)
+
+    monkeypatch.setattr(KernelFs, "await_status", lambda *_how: host.instances.pop("red", 0) and host.sync())
+    said = []
+    with _lock.host_lock(host.root / "run/mkops/host.lock"):
+        monkeypatch.setattr(_lock, "locked", wait)
+        thread = threading.Thread(target=lambda: said.append(mkops(*words)))
+        # What it says of signals is for the first thread alone.
+        monkeypatch.setattr(signal, "signal", lambda *_how: None)
+        thread.start()
+        assert waits.wait(60)
+        layout["instances"]["red"]["memory"] = "256M"
+        layout["instances"]["blue"] = {"state": "absent"}
+        declare()
+    thread.join(60)
+    assert [(one.rc, one.err) for one in said] == [(0, "")]
+    created = {call[1]: call for call in host.changes if call[0] == "create"}
+    assert created.keys() <= {"red"}
+    assert ("red" in created) == (words[-1] != "start")
+    assert all(f"--memory={256 << 20}" in call for call in created.values())
 
 
 # run --service
