@@ -201,6 +201,23 @@ def test_what_somebody_else_declares_meanwhile_counts(
     assert all(f"--memory={256 << 20}" in call for call in created.values())
 
 
+def test_what_a_newer_program_has_declared(host, mkops, declare, layout, started):
+    """The collection was replaced by an older one: nothing is guessed, and what runs goes on until it is stopped."""
+    declare()
+    assert mkops("apply").rc == 0
+    changes = [*host.changes]
+    layout["instances"]["red"]["colour"] = "crimson"
+    declare()
+    for words in (("boot", "reserve"), ("boot", "start"), ("boot", "adopt"), ("apply",)):
+        said = mkops(*words)
+        assert (said.rc, "colour" in said.err) == (3, True), words
+    assert (started, host.changes, host.instances["red"].status) == ([], changes, "active")
+    said = mkops("status")
+    assert (said.rc, "colour" in said.out + said.err) == (0, True)
+    assert mkops("stop", "red").rc == 0
+    assert host.instances["red"].status == "loaded"
+
+
 # run --service
 
 
