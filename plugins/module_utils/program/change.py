@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,9 @@ def run(paths: Paths, name: str, kerf: str | None, service: bool = False) -> int
 
 def _run(paths: Paths, name: str, kerf: str | None, service: bool) -> int:
     itself = Itself()
-    path = kerf_of(declared(paths), kerf)
+    begun = declared(paths)
+    rest = KernelFs(paths).notes.read(name).get("rest")
+    path = kerf_of(begun, kerf)
     with _signals(), closing(Records(paths)) as log:
         try:
             if service and _is_to_rest(paths, name):
@@ -112,7 +114,13 @@ def _run(paths: Paths, name: str, kerf: str | None, service: bool) -> int:
                 return STOPPED
             if service:
                 keep_evidence(paths, name)  # of a crash that nobody has watched
-            result = converge(paths, path, False, _running(paths, name), suppose=False)
+            try:
+                withdrawn = _withdrawn(paths, name, begun, rest) if service else None
+                result = converge(paths, path, False, _running(paths, name, withdrawn), suppose=False)
+            except _Withdrawn as why:
+                say(f"{name}: {why} meanwhile, so it is not started")
+                notify("READY=1")
+                return STOPPED
             for warning in result.warnings:
                 complain(f"warning: {warning}")
             say(f"{name}: {', '.join(result.actions) or 'is running already'}")
@@ -172,7 +180,36 @@ def only(layout: Mapping[str, Any], name: str, **more: Any) -> dict[str, Any] | 
     return {**shared, "instances": said}
 
 
-def _running(paths: Paths, name: str) -> Make:
+class _Withdrawn(Exception):
+    """The wish that an instance runs, while its unit was waiting for the lock."""
+
+
+def _withdrawn(paths: Paths, name: str, begun: Mapping[str, Any], rest: object) -> Callable[[Machine], None]:
+    """What raises that. begun, rest: what was declared, and noted of it, when this began.
+
+    Whoever has held the lock did not know that a start was on its way. One that is not declared as started at
+    all, somebody wants to run in spite of that.
+    """
+
+    def check(machine: Machine) -> None:
+        kernel = KernelFs(paths)
+        now = kernel.notes.read(name).get("rest")
+        if now not in (None, rest) and now == kernel.epoch(name):
+            raise _Withdrawn("somebody has stopped it")
+        states = [_declared_state(layout, name, machine) for layout in (begun, declared(paths))]
+        if states[0] == "started" != states[1]:
+            raise _Withdrawn("it is not declared as started any more")
+
+    return check
+
+
+def _declared_state(layout: Mapping[str, Any], name: str, machine: Machine) -> str | None:
+    found = only(layout, name)
+    wishes = [] if found is None else layout_request(found, machine, NoImages()).instances
+    return wishes[0].state if wishes else None
+
+
+def _running(paths: Paths, name: str, withdrawn: Callable[[Machine], None] | None) -> Make:
     """As it is declared once the host is locked: who has held the lock until then may have changed that."""
 
     def make(machine: Machine, images: Images) -> Request:
@@ -182,6 +219,8 @@ def _running(paths: Paths, name: str) -> Make:
             manner = _declared_manner(layout, name, machine)
             adopted = {key: getattr(manner, key) for key in _ADOPTED}
             return instance_request({"name": name, "state": "started", **adopted}, machine, images)
+        if withdrawn:
+            withdrawn(machine)
         wished = only(layout, name, state="started", restart="always")  # this is the wish to start it
         if wished is not None:
             return layout_request(wished, machine, images)

@@ -22,7 +22,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.common.command i
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import units as _units
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFs, Paths
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.wish import name_reasons
-from ansible_collections.mkops.multikernel.plugins.module_utils.program import boot, main
+from ansible_collections.mkops.multikernel.plugins.module_utils.program import boot, change, main
 
 ROLE = Path(__file__).resolve().parents[5] / "roles/host"
 UNITS = ROLE / "files/units"
@@ -201,8 +201,49 @@ def test_what_somebody_else_declares_meanwhile_counts(
     assert all(f"--memory={256 << 20}" in call for call in created.values())
 
 
+@pytest.mark.parametrize("how", ["stopped", "loaded", "absent"])
+def test_a_start_that_somebody_withdraws_meanwhile(host, mkops, declare, layout, started, monkeypatch, how):
+    """The boot has asked for it, and a task has got the lock first."""
+    declare()
+    assert mkops("apply").rc == 0
+    host.instances["red"].status, host.instances["red"].exit_reason = "loaded", "clean: power off"
+    host.sync()
+    waits = threading.Event()
+    real = change.converge
+
+    def wait(*args, **how):
+        waits.set()
+        return real(*args, **how)
+
+    monkeypatch.setattr(change, "converge", wait)
+    monkeypatch.setattr(signal, "signal", lambda *_how: None)
+    if how == "stopped":
+        layout["instances"]["red"]["state"] = "stopped"
+    elif how == "absent":
+        del layout["instances"]["red"]
+    else:
+        layout["instances"]["red"]["state"] = how
+    changes = [*host.changes]
+    said = []
+    with _lock.host_lock(host.root / "run/mkops/host.lock"):
+        thread = threading.Thread(target=lambda: said.append(mkops("run", "--service", "red")))
+        thread.start()
+        assert waits.wait(60)
+        declare()
+        if how == "stopped":
+            KernelFs(Paths(str(host.root))).notes.change("red", rest=1)
+    thread.join(60)
+    assert [(one.rc, one.err) for one in said] == [(5, "")]
+    assert "red: " in said[0].out
+    assert "meanwhile, so it is not started" in said[0].out
+    assert (host.changes, host.instances["red"].status) == (changes, "loaded")
+    # Nobody has withdrawn what somebody asks for after that.
+    monkeypatch.setattr(KernelFs, "await_status", lambda *_how: host.instances.pop("red", 0) and host.sync())
+    assert "red: start" in mkops("run", "--service", "red").out
+
+
 def test_what_a_newer_program_has_declared(host, mkops, declare, layout, started):
-    """The collection was replaced by an older one: nothing is guessed, and what runs goes on until it is stopped."""
+    """The collection was replaced by an older one: nothing is guessed, and what runs goes on."""
     declare()
     assert mkops("apply").rc == 0
     changes = [*host.changes]
