@@ -20,6 +20,7 @@ import yaml
 from ansible_collections.mkops.multikernel.plugins.module_utils.common import lock as _lock
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.command import Done
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide import units as _units
+from ansible_collections.mkops.multikernel.plugins.module_utils.divide.handover import hand_over
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.kernelfs import KernelFs, Paths
 from ansible_collections.mkops.multikernel.plugins.module_utils.divide.wish import name_reasons
 from ansible_collections.mkops.multikernel.plugins.module_utils.program import boot, change, main
