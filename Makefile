@@ -87,6 +87,7 @@ kernel-test: ## The series' selftests on a host that boots it (VARIANT=normal SH
 	tools/series sync --kernel $(SERIES) $(SERIES_TREE)
 	tools/kernel-lab --tree $(SERIES_TREE) build $(VARIANT)
 	tools/kernel-lab --tree $(SERIES_TREE) run --variant $(VARIANT) --shape $(SHAPE) $(TESTS)
+	$(if $(TESTS),,tools/kernel-lab --tree $(SERIES_TREE) run --variant $(VARIANT) --shape $(SHAPE) --name live live)
 
 .PHONY: kernel-test-full
 kernel-test-full: ## The same on all kernels and machines, endurance, sparse, 30 minutes of fuzzing
@@ -95,9 +96,13 @@ kernel-test-full: ## The same on all kernels and machines, endurance, sparse, 30
 	for variant in normal lockdep kasan; do \
 		tools/kernel-lab --tree $(SERIES_TREE) build $$variant; \
 		tools/kernel-lab --tree $(SERIES_TREE) run --variant $$variant; \
+		tools/kernel-lab --tree $(SERIES_TREE) run --variant $$variant --name live live; \
 	done
 	for shape in numa mem8g la57 x2apic bios uefi locked; do \
 		tools/kernel-lab --tree $(SERIES_TREE) run --shape $$shape; \
+	done
+	for shape in numa mem8g la57 x2apic uefi; do \
+		tools/kernel-lab --tree $(SERIES_TREE) run --shape $$shape --name live live; \
 	done
 	tools/kernel-lab --tree $(SERIES_TREE) run --name long --timeout 7200 \
 		--set MK_CYCLES=300 --set MK_PANICS=100 endurance

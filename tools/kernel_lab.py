@@ -55,8 +55,8 @@ BUSYBOX = Path("/bin/busybox")
 # Reads the memory of a spawn that has died.
 MAKEDUMPFILE = Path("/usr/bin/makedumpfile")
 
-# The test that ends the host by a kexec: the next kernel prints its result, and what is to come last.
-LAST = "takeover"
+# The tests that end the host by a kexec: the next kernel prints their results, and what is to come last.
+LAST = ("takeover", "live")
 
 # What is built besides the profile "lab" and the fragment "multikernel".
 VARIANTS = {
@@ -76,6 +76,10 @@ REPORTS = re.compile(
     r"|refcount_t: |general protection fault|Oops: |Kernel panic|blocked for more than|unreferenced object"
     r"|new suspected memory leaks|lock held when returning|Bad page state|Bad rss-counter"
     r"|INFO: lockdep is turned off|Unable to handle|stack guard page|double fault|NMI: IOCK|Call Trace:"
+)
+# Of multikernel itself: what it could not do.
+COMPLAINTS = re.compile(
+    r"multikernel: .*(?:does not stop|cannot be stopped|was not started|did not halt|stays in the pool|is lost)"
 )
 # What spawn_init prints before it makes its kernel crash, and when the next one is up.
 PROVOKED, READY = "mk-init: provoking ", "mk-init: ready "
@@ -335,7 +339,9 @@ def test_names(tree: Path) -> list[str]:
 def wanted_tests(given: list[str], names: list[str]) -> list[list[str]]:
     """What was asked for, or all; nothing can run after the one that ends the host."""
     tests = [shlex.split(test) for test in given or names]
-    return sorted(tests, key=lambda test: test[0] == LAST)
+    if len(enders := [test[0] for test in tests if test[0] in LAST]) > 1:
+        raise LabError(f"{' and '.join(enders)} end the machine: one at a time")
+    return sorted(tests, key=lambda test: test[0] in LAST)
 
 
 INIT = """#!/bin/busybox sh
@@ -446,6 +452,11 @@ def host_reports(log: Path) -> list[str]:
     return [line for line in read_lines(log) if REPORTS.search(line)]
 
 
+def complaints(log: Path) -> list[str]:
+    """What the host's kernel says of things that it could not do: tests provoke some, a failed one wants to know."""
+    return [line for line in read_lines(log) if COMPLAINTS.search(line)]
+
+
 def spawn_reports(log: Path) -> list[str]:
     """As for the host, but a spawn may crash after it was told to, until the next one is up."""
     provoked: set[str] = set()
@@ -508,7 +519,7 @@ def jobs_script(shape: Shape, tests: list[list[str]], settings: dict[str, str]) 
     lines += [f"export {name}={shlex.quote(value)}" for name, value in settings.items()]
     for probe in shape.probes:
         lines.append(f"({probe}) || echo '# lab: probe failed:' {shlex.quote(probe)}")
-    epilogue = f"# lab: exit {LAST} 0\n# lab: finished"
+    epilogue = f"# lab: exit {tests[-1][0]} 0\n# lab: finished"
     lines.append(f"export MK_EPILOGUE={shlex.quote(epilogue)}")
     for test in tests:
         command = shlex.join([f"/tests/{test[0]}", *test[1:]])
@@ -522,8 +533,8 @@ def run_tests(args: argparse.Namespace) -> None:
     made = built(args.tree, args.variant)
     check_inputs(made)
     build_selftests(args.tree, made, args.jobs, headers=False)
-    tests = wanted_tests(args.tests or list(shape.tests), [*test_names(args.tree), LAST])
-    extra = {"bzImage": made.bzimage} if tests[-1][0] == LAST else {}
+    tests = wanted_tests(args.tests or list(shape.tests), [*test_names(args.tree), LAST[0]])
+    extra = {"bzImage": made.bzimage} if tests[-1][0] in LAST else {}
     for test in tests:
         if not (made.selftests / test[0]).exists():
             raise LabError(f"there is no test {test[0]}; there are {', '.join(test_names(args.tree))}")
@@ -556,6 +567,8 @@ def run_tests(args: argparse.Namespace) -> None:
     reports = [f"host: {line}" for line in host_reports(console)]
     reports += [f"spawn {line}" for line in spawn_reports(spawns)]
     problems += reports
+    if problems:
+        problems += [f"the host said: {line}" for line in complaints(console)[-8:]]
     result = {
         "variant": args.variant,
         "shape": args.shape,
