@@ -79,7 +79,8 @@ REPORTS = re.compile(
 )
 # Of multikernel itself: what it could not do.
 COMPLAINTS = re.compile(
-    r"multikernel: .*(?:does not stop|cannot be stopped|was not started|did not halt|stays in the pool|is lost)"
+    r"multikernel: .*"
+    r"(?:does not stop|cannot be stopped|was not started|did not halt|stays in the pool|is lost)"
 )
 # What spawn_init prints before it makes its kernel crash, and when the next one is up.
 PROVOKED, READY = "mk-init: provoking ", "mk-init: ready "

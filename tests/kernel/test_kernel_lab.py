@@ -146,6 +146,19 @@ def test_the_one_that_ends_the_host_is_run_last(lab):
     # its own result, and then these lines, come from the next kernel
     script = lab.jobs_script(lab.Shape("test"), [["takeover"]], {})
     assert "export MK_EPILOGUE='# lab: exit takeover 0\n# lab: finished'\n" in script
+    script = lab.jobs_script(lab.Shape("test"), [["live"]], {})
+    assert "export MK_EPILOGUE='# lab: exit live 0\n# lab: finished'\n" in script
+
+
+def test_only_one_can_end_the_host(lab):
+    with pytest.raises(lab.LabError, match="takeover and live end the machine"):
+        lab.wanted_tests(["takeover", "live"], [])
+
+
+def test_what_the_kernel_complained_of_is_told(lab, tmp_path):
+    log = tmp_path / "console.log"
+    log.write_text("[1] multikernel: CPU 3 does not stop\r\n[2] multikernel: pool: added CPU 3\r\n")
+    assert lab.complaints(log) == ["[1] multikernel: CPU 3 does not stop"]
 
 
 def test_names_are_those_of_the_makefile(lab, tmp_path):
