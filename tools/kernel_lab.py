@@ -454,7 +454,7 @@ def host_reports(log: Path) -> list[str]:
 
 
 def complaints(log: Path) -> list[str]:
-    """What the host's kernel says of things that it could not do: tests provoke some, a failed one wants to know."""
+    """What the host could not do, as its kernel says: of use when a test has failed, since some provoke it."""
     return [line for line in read_lines(log) if COMPLAINTS.search(line)]
 
 
