@@ -454,7 +454,7 @@ def host_reports(log: Path) -> list[str]:
 
 
 def complaints(log: Path) -> list[str]:
-    """What the host could not do, as its kernel says: of use when a test has failed, since some provoke it."""
+    """What the host could not do, as its kernel says: some tests provoke it, others fail of it."""
     return [line for line in read_lines(log) if COMPLAINTS.search(line)]
 
 
