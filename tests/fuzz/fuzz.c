@@ -50,6 +50,11 @@ int arch_mk_cpu_from_phys(u64 phys)
 	return phys < 16 && phys % 2 == 0 ? (int)(phys / 2) : -ENODEV;
 }
 
+bool arch_mk_is_spawn(void)
+{
+	return false;
+}
+
 bool mk_pool_exists(void)
 {
 	return pool_there;

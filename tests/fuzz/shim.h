@@ -27,6 +27,14 @@ typedef uint64_t resource_size_t;
 /* As in the kernel, "%llu" prints it */
 typedef unsigned long long u64;
 typedef unsigned int umode_t;
+typedef struct {
+	int counter;
+} atomic_t;
+
+struct range {
+	u64 start;
+	u64 end;
+};
 
 #define __user
 #define __init
@@ -34,6 +42,7 @@ typedef unsigned int umode_t;
 #define __printf(fmt, arg)	__attribute__((format(printf, fmt, arg)))
 #define fs_initcall(fn)		static int (*const shim_initcall)(void) __attribute__((unused)) = fn
 
+#define pr_err_ratelimited(...)	fprintf(stderr, __VA_ARGS__)
 #define READ_ONCE(x)		(x)
 #define WRITE_ONCE(x, v)	((x) = (v))
 #define smp_load_acquire(p)	(*(p))
