@@ -26,7 +26,7 @@ _CHUNK = struct.Struct("<4sI")
 _RANGE = struct.Struct("<II")
 _INFO_MAGIC, _MARK = b"LToP", b"MKLU"
 _LAST_OPTIONAL = (6, 16)  # the last kernel that can be built without page tables of five levels, surely
-# Debian's kexec-tools has them; systemd makes units of them.
+# That of Debian 12 has them; systemd makes units of them.
 SCRIPTS = ("kexec", "kexec-load")
 MASK = "run systemctl mask kexec.service kexec-load.service (role host: host_live_update)"
 _LONGEST_INFO = 1 << 20  # more is no list of chunks
