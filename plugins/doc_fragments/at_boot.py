@@ -18,7 +18,8 @@ options:
         unless C(prune) is set.
       - V(false) takes what is named here out of that file. The host itself becomes what is wished all the
         same.
-      - When left out, what is kept stays as it is, even where the host becomes something else.
+      - When left out, what is kept stays as it is, even where the host becomes something else. What is kept
+        and becomes V(absent) that way is made again when the host boots, which a warning tells.
       - A pool and an instance can only be kept with all that it takes to make them, said here, even where the
         host has them already.
       - The file is for root alone, sorted, and can be edited by hand. One that is no layout any more is

@@ -11,11 +11,13 @@ and no file is read that is proved to be the same.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..common.errors import Failure, Pending, Refused
+from ..common.files import text_of
 from ..common.lock import host_lock
 from .facts import instances_facts
 from .image import Images
@@ -156,6 +158,7 @@ def _foresee(kernel: KernelFs, kerf_path: str, make: Make, suppose: bool) -> Res
         warnings=[
             *plan.warnings,
             *_service_warnings(request, boot, suppose),
+            *_back_at_boot(kernel.paths, request, plan),
             *(
                 f"check mode: {reason}. Unless an earlier task sees to it, the run will fail"
                 for reason in depends
@@ -238,7 +241,11 @@ class _Run:
     def finish(self) -> Result:
         """Wait for what is to be waited for. The result is what the kernel then says."""
         applier, plan = self._applier, self._plan
-        warnings = [*plan.warnings, *_service_warnings(self._request, self._boot, self._of_play)]
+        warnings = [
+            *plan.warnings,
+            *_service_warnings(self._request, self._boot, self._of_play),
+            *_back_at_boot(self._kernel.paths, self._request, plan),
+        ]
         if applier is None:
             view = _view(self._machine, plan)
             return Result(plan, self._machine, plan.before, view, warnings=warnings, boot=self._boot)
@@ -285,6 +292,11 @@ class _Run:
             current = self._machine.instances.get(one.name)
             if one.state == "stopped" and current and current.status != ACTIVE:
                 notes.change(one.name, rest=current.epoch)
+        taken = {step.name for step in self._plan.steps if step.action == "delete"}
+        for name in {*taken, *(one.name for one in self._request.instances if one.state == "absent")}:
+            # Units that are about to start it are not to make it again.
+            if name not in self._machine.instances and (name in taken or "removed" not in notes.read(name)):
+                notes.change(name, removed=time.monotonic_ns() // 1000)
         for name, instance in self._machine.instances.items():
             if instance.status not in (LOADED, ACTIVE) or not instance.kernel:
                 continue
@@ -298,6 +310,7 @@ class _Run:
                         files[image.path] = identity
             notes.change(
                 name,
+                removed=None,
                 record=self._kernel.record_sum(name),
                 files={path: list(identity) for path, identity in files.items()},
             )
@@ -340,6 +353,22 @@ def _service_warnings(request: Request, boot: Change | None, of_play: bool) -> l
         " watch it"
         for name, options in idle.items()
         if options
+    ]
+
+
+def _back_at_boot(paths: Paths, request: Request, plan: Plan) -> list[str]:
+    """What is removed, and kept for boot all the same."""
+    removed = {
+        step.name for step in plan.steps if step.action == "delete" and not plan.after["instances"][step.name]
+    }
+    if not removed or request.at_boot is not None:
+        return []
+    from .declared import declared_names
+
+    return [
+        f"instance {name} is made again when the host boots, because {text_of(paths.layout)} still declares"
+        " it: at_boot: true takes what is absent out of that file"
+        for name in sorted(removed & declared_names(paths))
     ]
 
 

@@ -37,6 +37,18 @@ def declared(paths: Paths) -> dict[str, Any]:
     return read_layout(paths.layout, trusted=True) if os.path.lexists(paths.layout) else {}
 
 
+def declared_names(paths: Paths) -> set[str]:
+    """Of the instances in it, as far as it can be read."""
+    try:
+        instances = declared(paths).get("instances")
+    except Refused:
+        return set()
+    if isinstance(instances, Mapping):
+        return set(instances)
+    listed = instances if isinstance(instances, list) else []
+    return {str(one.get("name")) for one in listed if isinstance(one, Mapping)}
+
+
 @dataclass(frozen=True)
 class Change:
     """What a request makes of the layout that a host keeps, and of what systemd is told of it."""

@@ -5,8 +5,9 @@
 """What no kernel tells and a later run has to know, in files that are gone with the boot.
 
 One note per instance, below /run: which of kerf's records was made in this boot, what the image files were
-when they were proved to be what was loaded, and what was started and is still waited for. They carry the boot
-id, so that no clock decides. Whatever a note does not say is found out anew, so that none is ever needed.
+when they were proved to be what was loaded, what was started and is still waited for, and what somebody has
+stopped or removed. They carry the boot id, so that no clock decides. What a note does not say is found out
+anew, so that none is ever needed.
 """
 
 from __future__ import annotations

@@ -59,7 +59,9 @@ def _boot(paths: Paths, stage: str, kerf: str | None) -> None:
         _set_units(paths, flat, machine)
     elif stage == "adopt":
         _set_units(paths, flat, machine)
-        _start_units([name for name in started if name in running])
+        # Nobody removes meanwhile what is found to run: its unit would make it again.
+        with host_lock(paths.lock, restarting=True):
+            _start_units([name for name in started if KernelFs(paths).status(name) == ACTIVE])
     else:
         _start_units(started)
         others = {name: one for name, one in instances.items() if name not in (*started, *running)}

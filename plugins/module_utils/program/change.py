@@ -104,18 +104,18 @@ def run(paths: Paths, name: str, kerf: str | None, service: bool = False) -> int
 def _run(paths: Paths, name: str, kerf: str | None, service: bool) -> int:
     itself = Itself()
     begun = declared(paths)
-    rest = KernelFs(paths).notes.read(name).get("rest")
+    noted = KernelFs(paths).notes.read(name)
     path = kerf_of(begun, kerf)
     with _signals(), closing(Records(paths)) as log:
         try:
-            if service and _is_to_rest(paths, name):
-                say(f"{name}: somebody has stopped it meanwhile, so it is not started again")
+            if service and (why := _is_to_rest(paths, name)):
+                say(f"{name}: {why} meanwhile, so it is not started again")
                 notify("READY=1")  # or it would have failed
                 return STOPPED
             if service:
                 keep_evidence(paths, name)  # of a crash that nobody has watched
             try:
-                withdrawn = _withdrawn(paths, name, begun, rest) if service else None
+                withdrawn = _withdrawn(paths, name, begun, noted) if service else None
                 result = converge(paths, path, False, _running(paths, name, withdrawn), suppose=False)
             except _Withdrawn as why:
                 say(f"{name}: {why} meanwhile, so it is not started")
@@ -151,14 +151,24 @@ def _resume_devices(paths: Paths, name: str) -> None:
         complain(f"{name}: {failure}")
 
 
-def _is_to_rest(paths: Paths, name: str) -> bool:
-    """Whether somebody has stopped it while systemd was waiting to start it again."""
+def _is_to_rest(paths: Paths, name: str) -> str:
+    """What somebody has done with it while systemd was waiting to start it again; empty when it is to start."""
     kernel = KernelFs(paths)
-    rest = kernel.notes.read(name).get("rest")
-    if rest is None or rest != kernel.epoch(name) or kernel.status(name) == ACTIVE:
-        return False
+    why = _rests(kernel, name, kernel.notes.read(name))
+    if not why:
+        return ""
     done = command(["systemctl", "show", "--property=NRestarts", "--value", unit_of(name)], timeout=60)
-    return done.stdout.strip() not in ("", "0")  # 0: not by itself
+    return why if done.stdout.strip() not in ("", "0") else ""  # 0: not by itself
+
+
+def _rests(kernel: KernelFs, name: str, note: Mapping[str, Any]) -> str:
+    """What somebody has done last with an instance that does not run, if it is noted."""
+    state, rest = kernel.status(name), note.get("rest")
+    if state is None and "removed" in note:
+        return "somebody has removed it"
+    if state != ACTIVE and rest is not None and rest == kernel.epoch(name):
+        return "somebody has stopped it"
+    return ""
 
 
 def only(layout: Mapping[str, Any], name: str, **more: Any) -> dict[str, Any] | None:
@@ -184,8 +194,10 @@ class _Withdrawn(Exception):
     """The wish that an instance runs, while its unit was waiting for the lock."""
 
 
-def _withdrawn(paths: Paths, name: str, begun: Mapping[str, Any], rest: object) -> Callable[[Machine], None]:
-    """What raises that. begun, rest: what was declared, and noted of it, when this began.
+def _withdrawn(
+    paths: Paths, name: str, begun: Mapping[str, Any], noted: Mapping[str, Any]
+) -> Callable[[Machine], None]:
+    """What raises that. begun, noted: what was declared, and noted of it, when this began.
 
     Whoever has held the lock did not know that a start was on its way. One that is not declared as started at
     all, somebody wants to run in spite of that.
@@ -193,9 +205,10 @@ def _withdrawn(paths: Paths, name: str, begun: Mapping[str, Any], rest: object) 
 
     def check(machine: Machine) -> None:
         kernel = KernelFs(paths)
-        now = kernel.notes.read(name).get("rest")
-        if now not in (None, rest) and now == kernel.epoch(name):
-            raise _Withdrawn("somebody has stopped it")
+        note = kernel.notes.read(name)
+        news = {key: value for key, value in note.items() if noted.get(key) != value}
+        if why := _rests(kernel, name, news):
+            raise _Withdrawn(why)
         states = [_declared_state(layout, name, machine) for layout in (begun, declared(paths))]
         if states[0] == "started" != states[1]:
             raise _Withdrawn("it is not declared as started any more")

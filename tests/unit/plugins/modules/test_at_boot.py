@@ -302,6 +302,24 @@ def test_what_a_task_starts_is_watched_again(host, file, run_module, red, monkey
     assert run_module(instance, host, name="red", state="started")["steps"] == ["start"]
 
 
+@pytest.mark.parametrize("wish", [{"name": "red", "state": "absent"}, {"instances": {}, "prune": True}])
+def test_what_is_removed_and_still_declared_is_told(host, file, run_module, red, wish):
+    module = instance if "name" in wish else layout
+    run_module(layout, host, pool=POOL, instances=[{**red, "wait": None}], at_boot=True)
+    check = run_module(module, host, _check=True, **wish)
+    told = run_module(module, host, **wish)["warnings"]
+    words = (
+        f"instance red is made again when the host boots, because {file} still declares it:"
+        " at_boot: true takes what is absent out of that file"
+    )
+    assert [told, check["warnings"]] == [[words], [words]]
+    assert "warnings" not in run_module(module, host, **wish)
+    assert "warnings" not in run_module(module, host, at_boot=True, **wish)
+    file.write_text("{")
+    run_module(instance, host, **red)
+    assert "warnings" not in run_module(module, host, **wish)
+
+
 def test_settings_without_at_boot_are_said_to_have_no_effect(host, file, run_module, red, settings):
     run_module(pool, host, **POOL)
     result = four_times(run_module, host, file, instance, restart_limit=2, watchdog=30, **red)

@@ -10,6 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -43,6 +44,8 @@ kill)
     esac
     echo loaded >$at/status
     ;;
+unload) echo ready >$at/status ;;
+delete) rm -r $at ;;
 esac
 """
 MKOPS = """\
@@ -372,6 +375,68 @@ def test_what_somebody_stops_before_it_is_started_again(served, tmp_path):
     assert (served.changes, served.state) == ([f"start {NAME}"], "loaded")
     assert served.ctl("start", f"mkops@{NAME}")["rc"] == 0  # but who wants it, has it
     assert served.changes == [f"start {NAME}"] * 2
+
+
+def remove(tmp_path):
+    """As a task does it that says nothing of the host's boot."""
+    (tmp_path / "none.json").write_text(json.dumps({"instances": {NAME: {"state": "absent"}}}))
+    words = [tmp_path / "mkops", "apply", tmp_path / "none.json"]
+    subprocess.run(words, check=True, capture_output=True)
+
+
+REMOVED = [f"unload {NAME}", f"delete {NAME}"]
+
+
+def test_what_somebody_removes_stays_away(served, tmp_path):
+    served.declare(restart="always", restart_delay=0)
+    assert served.ctl("start", f"mkops@{NAME}")["rc"] == 0
+    remove(tmp_path)
+    assert served.becomes("inactive")
+    time.sleep(1)
+    assert served.unit("ActiveState", "Result") == ("inactive", "success")
+    assert served.changes == [f"start {NAME}", f"kill {NAME}", *REMOVED]
+
+
+def test_what_somebody_removes_before_it_is_started_again(served, tmp_path, vmlinux):
+    served.declare(restart="always", restart_delay=3)
+    assert served.ctl("start", f"mkops@{NAME}")["rc"] == 0
+    served.ends("panic: oh")
+    assert served.until(lambda: served.unit("SubState") == ("auto-restart",))
+    remove(tmp_path)
+    assert served.becomes("inactive"), served.changes
+    assert served.unit("ActiveState", "Result") == ("inactive", "success")
+    assert served.changes == [f"start {NAME}", *REMOVED]
+    served.declare(kernel=str(vmlinux))
+    served.ctl("start", f"mkops@{NAME}")  # but who wants it, has it
+    assert served.changes[3].startswith(f"create {NAME} ")
+
+
+def test_what_somebody_removes_before_it_is_ready(served, tmp_path):
+    served.declare(restart="always", restart_delay=0, wait="heartbeat", timeout=60)
+    kerf = tmp_path / "kerf"
+    kerf.write_text(kerf.read_text().replace("heartbeat_age_ms 300", "restarts 1"))
+    served.ctl("start", "--no-block", f"mkops@{NAME}")
+    assert served.until(lambda: served.state == "active")
+    remove(tmp_path)
+    assert served.becomes("inactive"), served.changes
+    time.sleep(1)
+    assert served.unit("ActiveState", "Result") == ("inactive", "success")
+    assert served.changes == [f"start {NAME}", f"kill {NAME}", *REMOVED]
+
+
+def test_what_somebody_removes_while_its_unit_waits_for_the_lock(served, tmp_path):
+    """It has begun before, and would find nothing of the instance."""
+    served.declare()
+    assert served.ctl("start", "mkops-pool.service")["rc"] == 0
+    kerf = tmp_path / "kerf"
+    kerf.write_text(kerf.read_text().replace("delete) rm", "delete) sleep 3; rm"))
+    removing = threading.Thread(target=remove, args=[tmp_path])
+    removing.start()
+    assert served.until(lambda: served.changes == REMOVED)
+    assert served.ctl("start", f"mkops@{NAME}")["rc"] == 0
+    removing.join()
+    assert served.becomes("inactive")
+    assert served.changes == REMOVED
 
 
 def test_a_kernel_without_a_sign_of_life_is_stopped_and_started_again(served):
