@@ -478,12 +478,12 @@ class FakeKernel:
         """A service of devices has its directory while it runs."""
         assert argv[0] == "systemctl" and timeout
         self.units.append(" ".join(argv[1:]))
-        name = argv[2].partition("@")[2].removesuffix(".service")
-        at = self.root / "run/mkops/devices" / name
-        if argv[1] == "stop":
-            at.rmdir()
-        else:
-            at.mkdir(parents=True, exist_ok=True)
+        for unit in argv[2:]:
+            at = self.root / "run/mkops/devices" / unit.partition("@")[2].removesuffix(".service")
+            if argv[1] == "stop":
+                at.rmdir()
+            elif at.name:
+                at.mkdir(parents=True, exist_ok=True)
 
     def _pieces(self, left: int, gaps: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
         regions = []

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,7 +31,8 @@ from .tap import Ring, Tap, VhostNet
 from .vhostuser import VhostUser
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.2, 10.0  # seconds before a backend is started again
-_PATIENCE = 5.0  # seconds for one to come up
+_PATIENCE = 5.0  # seconds for one to come up, while others are served
+_FIRST_PATIENCE = 40.0  # all at once on a host that has much else to do; the unit has 90 to be ready
 _BLK_CONFIG, _USED_INDEX = 60, 2  # bytes
 
 Log = Callable[[str], None]
@@ -43,8 +45,8 @@ class Backend(Protocol):
     offered: int  # features
     kind: int  # of virtio
 
-    def connect(self) -> None:
-        """Be ready to start. Raises Failure, or OSError."""
+    def connect(self, patience: float = _PATIENCE) -> None:
+        """Be ready to start. Raises Failure, or OSError. patience: seconds for a program to come up."""
 
     def config(self) -> bytes: ...
 
@@ -78,7 +80,7 @@ class Net:
         self._tap: Tap | None = None
         self._vhost: VhostNet | None = None
 
-    def connect(self) -> None:
+    def connect(self, patience: float = _PATIENCE) -> None:
         if self._tap is None:
             self._tap = Tap(self.link.tap)
         self._set_up(self.link)
@@ -127,7 +129,7 @@ class _User:
         self.offered = 0
         self._runs = False
 
-    def connect(self) -> None:
+    def connect(self, patience: float = _PATIENCE) -> None:
         if self._connection is not None:
             return
         if not self._runs:
@@ -135,8 +137,8 @@ class _User:
             self._launcher.start(self._service)
             self._runs = True
         try:
-            self._prepare()
-            self._connection = VhostUser(self._socket, self.title, _PATIENCE)
+            self._prepare(patience)
+            self._connection = VhostUser(self._socket, self.title, patience)
         except Failure:
             self.lose()
             raise
@@ -147,7 +149,7 @@ class _User:
             self.lose()
             raise Failure(f"{self.title} does not offer any more what a spawned kernel may use")
 
-    def _prepare(self) -> None:
+    def _prepare(self, patience: float) -> None:
         """What a program that was just started has to know."""
 
     @property
@@ -197,10 +199,10 @@ class Block(_User):
         self._known = virtio.BLK_FEATURES
         self._exported = False
 
-    def _prepare(self) -> None:
+    def _prepare(self, patience: float) -> None:
         if self._exported:
             return
-        with contextlib.closing(Qmp(self._monitor, self.title, _PATIENCE)) as monitor:
+        with contextlib.closing(Qmp(self._monitor, self.title, patience)) as monitor:
             export(monitor, self._disk, self._socket)
         self._exported = True
 
@@ -269,7 +271,7 @@ class Server:
         self._log = log
 
     def offer(self) -> None:
-        """Have all backends up, and tell the kernel what they offer. Raises Failure."""
+        """Have all backends up, and tell the kernel what they offer. Raises Failure, with all that failed."""
         found = [self._channel.device(index).kind for index in range(self._channel.info().devices)]
         wanted = [slot.backend.kind for slot in self._slots]
         if found != wanted:
@@ -277,15 +279,37 @@ class Server:
                 f"the kernel has devices of the types {found}, and those that are declared are {wanted}:"
                 " recreate the instance"
             )
+        self._connect()
         for slot in self._slots:
-            try:
-                slot.backend.connect()
-            except OSError as error:
-                raise Failure(f"{slot.backend.title}: {error.strerror or error}") from error
             with contextlib.suppress(OSError):  # a kernel that runs has agreed to what it was
                 self._channel.set_features(slot.index, slot.backend.offered)
             if self._channel.config(slot.index) != slot.backend.config().ljust(256, b"\0"):
                 self._channel.set_config(slot.index, slot.backend.config())
+
+    def _connect(self) -> None:
+        """All at once: none needs another one, and each waits for its program most of the time."""
+        failures: dict[int, str] = {}
+        mistakes: list[Exception] = []
+
+        def connect(slot: _Slot) -> None:
+            try:
+                slot.backend.connect(_FIRST_PATIENCE)
+            except Failure as failure:
+                failures[slot.index] = str(failure)
+            except OSError as error:
+                failures[slot.index] = f"{slot.backend.title}: {error.strerror or error}"
+            except Exception as mistake:  # which a thread would keep for itself
+                mistakes.append(mistake)
+
+        threads = [threading.Thread(target=connect, args=[slot]) for slot in self._slots]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if mistakes:
+            raise mistakes[0]
+        if failures:
+            raise Failure("; ".join(failures[index] for index in sorted(failures)))
 
     def step(self, wake: int, longest: float | None = None) -> bool:
         """Wait for something, and do what it takes. wake: a descriptor that ends the wait.

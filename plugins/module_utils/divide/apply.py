@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +46,7 @@ class Applier:
         self._watches: list[Watch] = []
         self._starts: dict[str, Done] = {}
         self._epochs: dict[str, int | None] = {}  # of what was started, right after that
+        self._begun = False  # with devices
         self.done: list[Step] = []
         self._then: list[Step] = []  # what the step that is under way had to do after it
         self.console: dict[str, list[str]] = {}
@@ -60,7 +61,9 @@ class Applier:
 
     def run(self, steps: Iterable[Step]) -> None:
         with self._kerf.imported():
-            for step in steps:
+            left = list(steps)
+            for place, step in enumerate(left):
+                self._begin_devices(left[place:])
                 with Attempt(self._kernel) as attempt:
                     try:
                         self._take(step, attempt)
@@ -68,6 +71,14 @@ class Applier:
                     finally:
                         self.done += self._then
                         self._then = []
+
+    def _begin_devices(self, left: Sequence[Step]) -> None:
+        """Of all that is to start, as soon as nothing else is to be made: to serve them takes time."""
+        if self._begun or left[0].action not in ("load", "start"):
+            return
+        self._begun = True
+        if len(left) > 1:  # else it is waited for at once
+            self._units.begin([step.name for step in left if step.action == "start"])
 
     def await_again(self, instance: Instance) -> None:
         """One that runs already, and that an earlier run has waited for in vain."""

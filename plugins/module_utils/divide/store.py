@@ -9,8 +9,10 @@ They outlive the boot, as leases of addresses do. What serves the devices reads 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +60,10 @@ def keep_record(directory: Path, record: Record) -> None:
         raise Failure(f"{text_of(path)} cannot be written: {error.strerror}") from error
 
 
+def _unit_of(name: str) -> str:
+    return f"mkops-devices@{name}.service"
+
+
 class DeviceUnits:
     """What serves the devices of an instance: a service of systemd, which role host installs."""
 
@@ -66,9 +72,20 @@ class DeviceUnits:
         self._records = records
         self._served = served
 
+    def begin(self, names: Sequence[str]) -> None:
+        """Have them come up at the same time; start() waits for each, and tells why one does not."""
+        names = [name for name in names if self._has_devices(name) and not self._is_active(name)]
+        if names:
+            with contextlib.suppress(Failure):
+                must(
+                    ["systemctl", "start", "--no-block", *map(_unit_of, names)],
+                    "start the devices of instances",
+                    timeout=_TIMEOUT,
+                )
+
     def start(self, name: str) -> None:
         """Before the instance starts: a spawned kernel looks for its devices once. Raises Failure."""
-        if (self._records / f"{name}.json").exists():
+        if self._has_devices(name):
             self._systemctl("start", name, "start the devices")
 
     def resume(self, name: str) -> None:
@@ -85,12 +102,15 @@ class DeviceUnits:
         if self._is_active(name):
             self._systemctl("stop", name, "stop the devices")
 
+    def _has_devices(self, name: str) -> bool:
+        return (self._records / f"{name}.json").exists()
+
     def _is_active(self, name: str) -> bool:
         """It keeps a directory for as long as it runs; to ask systemd takes longer."""
         return (self._served / name).exists()
 
     def _systemctl(self, verb: str, name: str, purpose: str) -> None:
-        must(["systemctl", verb, f"mkops-devices@{name}.service"], f"{purpose} of {name}", timeout=_TIMEOUT)
+        must(["systemctl", verb, _unit_of(name)], f"{purpose} of {name}", timeout=_TIMEOUT)
 
 
 def set_network(root: str, records: Path, served: Path) -> None:

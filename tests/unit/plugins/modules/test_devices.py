@@ -19,6 +19,7 @@ from ansible_collections.mkops.multikernel.tests.unit.fake_kernel import MIB, PO
 
 ROUTED = {"mode": "routed", "prefixes": ["10.77.0.0/24", "fd77::/64"]}
 UNIT = "mkops-devices@red.service"
+STARTED = [f"start --no-block {UNIT}", f"start {UNIT}"]
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_an_instance_with_one_of_each(run, host, image, tmp_path):
     done = run(**wish)
     assert done["steps"] == planned["steps"]
     assert host.instances["red"].virtio == {"net@0": (1, 2), "blk@1": (2, 1), "fs@2": (26, 2)}
-    assert host.units == [f"start {UNIT}"]
+    assert host.units == STARTED
     (link,) = record(host)["links"]
     assert link["addresses"] == ["10.77.0.3/31", "fd77::3/127"]
     assert host.instances["red"].cmdline.split()[:2] == [
@@ -102,18 +103,31 @@ def test_an_instance_with_one_of_each(run, host, image, tmp_path):
 
     gone = run(state="absent")
     assert gone["steps"] == ["kill", "unload", "delete", "set_devices"]
-    assert host.units[1:] == [f"stop {UNIT}"]
+    assert host.units[2:] == [f"stop {UNIT}"]
     # After the record is gone, or the host's end would stay.
     assert host.networks == [[]]
     assert not (host.root / "var/lib/mkops/devices/red.json").exists()
     assert not run(state="absent")["changed"]
 
 
+def test_devices_of_several_come_up_at_the_same_time(run, host, vmlinux, initrd):
+    images = {"memory": "128M", "kernel": str(vmlinux), "initrd": str(initrd), "state": "started"}
+    instances = {"red": {"cpus": "2", "network": ROUTED}, "blue": {"cpus": "3", "network": ROUTED}}
+    done = run(_module=layout, instances=instances, defaults=images)
+    assert done["steps"][-4:] == ["load red", "start red", "load blue", "start blue"]
+    every = [UNIT, "mkops-devices@blue.service"]
+    assert host.units == [f"start --no-block {' '.join(every)}", *(f"start {unit}" for unit in every)]
+    # One that nothing is made for first is only waited for.
+    run(state="stopped")
+    run(state="started")
+    assert host.units[3:] == [f"start {UNIT}"]
+
+
 def test_what_only_the_host_does_changes_while_it_runs(run, host):
     run(network=ROUTED)
     done = run(network={**ROUTED, "nat": True, "forwards": [{"port": 80}]})
     assert done["steps"] == ["set_devices"]
-    assert host.units == [f"start {UNIT}", f"reload {UNIT}"]
+    assert host.units == [*STARTED, f"reload {UNIT}"]
     assert host.instances["red"].epoch == 1
 
 
@@ -129,7 +143,7 @@ def test_what_a_kernel_sees_at_its_start_needs_a_restart(run, host):
         "load",
         "start",
     ]
-    assert host.units[1:] == [f"restart {UNIT}", f"start {UNIT}"]
+    assert host.units[2:] == [f"restart {UNIT}", f"start {UNIT}"]
 
 
 def test_a_disk_changes_in_place_of_another(run, host, image, tmp_path):
@@ -146,7 +160,7 @@ def test_another_device_means_another_instance(run, host, image):
     done = run(network=[ROUTED, {"mode": "bridge", "bridge": "br0"}], allow_restart=True)
     assert done["steps"] == ["kill", "unload", "delete", "create", "set_devices", "load", "start"]
     assert record(host)["links"][0]["mac"] == mac
-    assert host.units[1:] == [f"stop {UNIT}", f"start {UNIT}"]
+    assert host.units[2:] == [f"stop {UNIT}", *STARTED]
     # None at all is said by an empty list.
     done = run(network=[], allow_restart=True)
     assert host.instances["red"].virtio == {}

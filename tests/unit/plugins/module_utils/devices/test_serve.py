@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import struct
+import threading
 
 import pytest
 
@@ -36,7 +37,7 @@ class Backend:
         self.rings = ()
         self._near = self._far = None
 
-    def connect(self):
+    def connect(self, _patience=None):
         if self.refuses:
             raise self.refuses.pop()
         if not self.connected:
@@ -209,6 +210,33 @@ def test_other_devices_than_those_that_are_declared(driver, log):
         pytest.raises(Failure, match="recreate the instance"),
     ):
         server.offer()
+
+
+def test_backends_come_up_at_the_same_time(driver, log):
+    """Each waits until all others are at it as well."""
+    meeting = threading.Barrier(4, timeout=10)
+    backends = [Backend(f"network {number}") for number in range(4)]
+    for backend in backends:
+        connect = backend.connect
+        backend.connect = lambda patience, connect=connect: (meeting.wait(), connect(patience))
+    channel = FakeChannel(driver, [virtio.NET] * 4, [2] * 4)
+    with serving(channel, backends, log.append) as server:
+        server.offer()
+    assert list(channel.offered) == [0, 1, 2, 3]
+
+
+def test_all_that_do_not_come_up_are_told(driver, log):
+    backends = [Backend(f"network {number}") for number in range(3)]
+    backends[2].refuses = [Failure("network 2 did not come up")]
+    backends[0].refuses = [OSError(errno.EBUSY, "busy")]
+    channel = FakeChannel(driver, [virtio.NET] * 3, [2] * 3)
+    with (
+        serving(channel, backends, log.append) as server,
+        pytest.raises(Failure, match=r"^network 0: busy; network 2 did not come up$"),
+    ):
+        server.offer()
+    assert channel.offered == {}  # nothing, as long as not all are there
+    assert backends[1].calls == ["connect", "lose", "close"]
 
 
 def test_a_kernel_that_runs_has_agreed_to_what_it_was_offered(driver, channel, backend, log):
