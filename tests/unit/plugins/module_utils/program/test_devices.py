@@ -167,7 +167,7 @@ def test_what_is_declared_meanwhile(monkeypatch, capsys, paths, served, channel)
         def __init__(self, set_up):
             self._set_up = set_up
 
-        def connect(self):
+        def connect(self, _patience=None):
             self._set_up(LINK)
 
         def config(self):
