@@ -59,9 +59,7 @@ def _boot(paths: Paths, stage: str, kerf: str | None) -> None:
         _set_units(paths, flat, machine)
     elif stage == "adopt":
         _set_units(paths, flat, machine)
-        # Nobody removes meanwhile what is found to run: its unit would make it again.
-        with host_lock(paths.lock, restarting=True):
-            _start_units([name for name in started if KernelFs(paths).status(name) == ACTIVE])
+        _start_units([name for name in started if name in running])
     else:
         _start_units(started)
         others = {name: one for name, one in instances.items() if name not in (*started, *running)}

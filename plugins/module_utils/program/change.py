@@ -108,8 +108,8 @@ def _run(paths: Paths, name: str, kerf: str | None, service: bool) -> int:
     path = kerf_of(begun, kerf)
     with _signals(), closing(Records(paths)) as log:
         try:
-            if service and (why := _is_to_rest(paths, name)):
-                say(f"{name}: {why} meanwhile, so it is not started again")
+            if service and (done := _is_to_rest(paths, name)):
+                say(f"{name}: {done} meanwhile, so it is not started again")
                 notify("READY=1")  # or it would have failed
                 return STOPPED
             if service:
@@ -152,7 +152,7 @@ def _resume_devices(paths: Paths, name: str) -> None:
 
 
 def _is_to_rest(paths: Paths, name: str) -> str:
-    """What somebody has done with it while systemd was waiting to start it again; empty when it is to start."""
+    """What somebody has done with it while systemd waited to start it again; empty when it is to start."""
     kernel = KernelFs(paths)
     why = _rests(kernel, name, kernel.notes.read(name))
     if not why:
