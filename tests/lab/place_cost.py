@@ -74,7 +74,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     init_plugin_loader()
-    place = filter_loader.get("mkops.multikernel.place")
+    place = filter_loader.get("mkops.multikernel.place").j2_function
     found, curves, data = {}, [], []
     for each, colour in zip(EACH, COLOURS, strict=True):
         for policy, dashes in LINES.items():
