@@ -4,10 +4,10 @@
 
 """Each alert of role monitoring fires in a real Prometheus for what it is about, and it alone, and resolves.
 
-alerts.py NAME OTHER     on the host, as root, whose Prometheus scrapes it and whose pool has one CPU left
+alerts.py PLAIN HANGS LOOPS     on the host, as root; its pool has one CPU left, and its Prometheus scrapes it
 
-The unit of NAME restarts it 3 times. OTHER has no watchdog, and panic=600 on its command line, with which it
-hangs when it panics.
+Names of instances. PLAIN has no restart policy, so it is to run however it has ended. HANGS has no
+watchdog, and panic=600 on its command line, with which it hangs when it panics. LOOPS is restarted 3 times.
 """
 
 import json
@@ -171,17 +171,17 @@ def stale():
 
 
 def main():
-    name, other = sys.argv[1:]
+    plain, hangs, loops = sys.argv[1:]
     until("Prometheus has all instances", scraped)
     if value("node_textfile_scrape_error") != 0:
         sys.exit("node_exporter does not like the file")
     print(f"Prometheus {ask('status/buildinfo')['version']}", flush=True)
     print(f"alerts: {', '.join(one['name'] for one in ask('rules')['groups'][0]['rules'])}", flush=True)
     resolve("before")
-    down(name)
+    down(plain)
     pool()
-    hang(other)
-    loop(name)
+    hang(hangs)
+    loop(loops)
     stale()
 
 
