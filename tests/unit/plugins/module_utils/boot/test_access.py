@@ -54,3 +54,12 @@ def test_what_cannot_be_written_is_a_failure_with_its_path(host):
     host.write("/file", "x")
     with pytest.raises(Failure, match=r"^cannot write /file/below: "):
         host.write("/file/below", "x")
+
+
+def test_what_the_kernel_is_told_goes_into_a_file_that_it_has(host):
+    host.at("/live_update").write_text("")
+    host.tell("/live_update", "1\n")
+    assert host.at("/live_update").read_text() == "1\n"
+    with pytest.raises(Failure, match=r"^the kernel does not take 1 in /none: No such file or directory$"):
+        host.tell("/none", "1\n")
+    assert not host.at("/none").exists()

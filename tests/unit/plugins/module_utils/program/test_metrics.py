@@ -298,6 +298,28 @@ def test_a_file_that_cannot_be_written_any_more_ends_it(writer, tmp_path):
     assert f"{tmp_path}/out/mkops.prom cannot be written" in out
 
 
+def test_the_wait_is_for_what_is_left_of_the_interval(host, mkops, tmp_path, monkeypatch):
+    """In this process, whose signals are its own affair."""
+    waits, became = [], []
+    ends = iter([None, None, signal.SIGTERM])
+
+    def wait(signals, seconds):
+        waits.append(seconds)
+        return next(ends)
+
+    monkeypatch.setattr(metrics.signal, "pthread_sigmask", lambda how, signals: None)
+    monkeypatch.setattr(metrics.signal, "sigtimedwait", wait)
+    monkeypatch.setattr(metrics.Itself, "replaced", property(lambda itself: len(waits) == 2))
+    monkeypatch.setattr(metrics.Itself, "become", lambda itself, words: became.append(words))
+    path = tmp_path / "mkops.prom"
+    said = mkops("metrics", "--output", path, "--interval", "30")
+    assert (said.rc, said.out, said.err) == (0, "", "")
+    assert len(waits) == 3
+    assert all(0 < seconds <= 30 for seconds in waits)
+    assert became == [["metrics", "--output", str(path), "--interval", "30"]]
+    assert read(path.read_text())
+
+
 @pytest.mark.parametrize("seconds", ["0", "-1", "86401", "1.5", "soon", ""])
 def test_intervals_that_are_none(mkops, capsys, seconds):
     with pytest.raises(SystemExit) as ended:
