@@ -50,7 +50,7 @@ test: ## Everything that must pass: lint, unit, the kernel's selftests, the Mole
 test-full: ## test, matrix, longer scenarios, selftests on all kernels and machines, endurance, fuzzing, the demo (hours)
 	@MKOPS_EXAMPLES=5000 tools/stages test "molecule SCENARIO=site" "molecule SCENARIO=layout" "molecule SCENARIO=rollout" \
 		"molecule SCENARIO=secureboot" "molecule SCENARIO=survive" "molecule SCENARIO=live" "molecule SCENARIO=profiles" "molecule SCENARIO=roots" \
-		"molecule SCENARIO=devices" "molecule SCENARIO=latency" report-test matrix docs-site kernel-builds kernel-test-full demo
+		"molecule SCENARIO=devices" "molecule SCENARIO=latency" report-test tutorial-test matrix docs-site kernel-builds kernel-test-full demo
 
 .PHONY: lint
 lint: ## All gates: linters, types, sanity, Galaxy's importer, the series (GATES="mypy ruff" for some)
@@ -70,6 +70,11 @@ endif
 report-test: ## The report in a real browser: light, dark, paper, narrow, by keyboard, by axe-core; pictures in .ansible/report
 	@tools/bootstrap report
 	@tools/report-test
+
+.PHONY: tutorial-test
+tutorial-test: ## Does what docs/tutorial.md says, in a fresh clone, and compares what its commands print
+	@tools/bootstrap build lab
+	python3 tests/lab/tutorial.py
 
 .PHONY: matrix
 matrix: ## Unit tests on other versions of ansible-core and Python, modules on a host with Python 3.9

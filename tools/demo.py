@@ -124,7 +124,8 @@ def main() -> None:
     inventory = LAB / "inventory.yml"
     print(f"""
   '{crashed}' was crashed: {report["panic"]}
-  The host's boot id is the one from before, and the other kernel still answers.
+  The host's boot id is the one from before, and the other kernel still answers: {report["site"]} counted
+  visit {report["visits"][0]} before and visit {report["visits"][1]} after that, in a database on its own disk.
 
   First run   {duration(first):>12}   changed={first_changed}
   Second run  {duration(second):>12}   changed={second_changed}
