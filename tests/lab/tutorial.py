@@ -2,13 +2,13 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Does what docs/tutorial.md says, in a fresh clone: writes its files, runs its commands, compares what they print.
+"""Does what docs/tutorial.md says, in a fresh clone: writes files, runs commands, compares what they print.
 
 tutorial.py [PAGE]
 
 A block that begins with "# PATH" is a file. In a block "console", lines that begin with "$ " are commands,
-and the lines that follow are what they print: "..." is any number of lines, or anything in a line, and " * " and
-"*" are anything in a line. All commands run in one shell, and have to succeed.
+and the lines that follow are what they print: "..." alone is any number of lines, and "..." and "*" in a line
+are anything. All commands run in one shell, and have to succeed.
 """
 
 import re
@@ -113,7 +113,9 @@ def main():
             print(f"  {time.monotonic() - begun:.0f} s", flush=True)
             if rc:
                 failed = f"{step.words}: {rc}"
-            elif not step.pattern().fullmatch(output if output.endswith("\n") or not output else output + "\n"):
+            elif not step.pattern().fullmatch(
+                output if output.endswith("\n") or not output else output + "\n"
+            ):
                 failed = f"{step.words}: prints something else than\n" + "\n".join(step.expected)
         if failed:
             shell.run("make lab-down")
