@@ -125,7 +125,7 @@ def main() -> None:
     print(f"""
   '{crashed}' was crashed: {report["panic"]}
   The host's boot id is the one from before, and the other kernel still answers: {report["site"]} counted
-  visit {report["visits"][0]} before and visit {report["visits"][1]} after that, in a database on its own disk.
+  visit {report["visits"][0]} before and visit {report["visits"][1]} after that, in its own database.
 
   First run   {duration(first):>12}   changed={first_changed}
   Second run  {duration(second):>12}   changed={second_changed}
