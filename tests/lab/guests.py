@@ -5,9 +5,10 @@
 """Spawned kernels as hosts: large files, many forks, and kernels that die under a task.
 
 guests.py INVENTORY... INSTANCE INSTANCE [--size MIB] [--part PART]     on the controller
+guests.py INVENTORY... INSTANCE... --instances NUMBER --part forks --raw
 
 Instances are named as in the inventory, are of one host, and their units watch them; the first one is killed,
-and has restart=on-failure. Its files are lost.
+and has restart=on-failure. Its files are lost. With --raw, there need not be Python in them.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from ansible.vars.manager import VariableManager
 
 LIMIT = 5  # seconds in which a task has to notice that its kernel has died
 FORKS = 20
+PING = "ansible.builtin.ping"
 MIB = 1 << 20
 MARK = "86399"  # seconds that no other task sleeps
 
@@ -90,9 +92,9 @@ def digest(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def move(lab, guests, host, size):
+def move(lab, guests, host, options):
     """A file to and fro, and the same by SSH to the host."""
-    there = "/tmp/large"
+    there, size = "/tmp/large", options.size
     with tempfile.TemporaryDirectory() as directory:
         large, back = Path(directory, "large"), Path(directory, "back")
         with large.open("wb") as file:
@@ -118,7 +120,7 @@ def move(lab, guests, host, size):
         print(f"{size} MiB {way} a spawned kernel: {kerf:.1f} MiB/s; {way} the host by SSH: {ssh:.1f} MiB/s")
 
 
-def at_once(lab, guests, _host, _size):
+def at_once(lab, guests, _host, options):
     """As many tasks at the same time as there are forks."""
     with tempfile.TemporaryDirectory() as directory:
         inventory = Path(directory, "many.yml")
@@ -130,16 +132,18 @@ def at_once(lab, guests, _host, _size):
         lines += ["  vars:", "    ansible_connection: mkops.multikernel.kerf"]
         lines += [f"    ansible_kerf_host: {guest['ansible_kerf_host']}"]
         inventory.write_text("\n".join([*lines, ""]))
-        words = ("-i", str(inventory), "-f", str(FORKS), "many", "-m", "ansible.builtin.ping", "--one-line")
+        task = ["-m", "ansible.builtin.raw", "-a", "echo pong"] if options.raw else ["-m", PING]
+        words = ("-i", str(inventory), "-f", str(FORKS), "many", *task, "--one-line")
         # More than MaxSessions are connections of their own, and a busy host lets them wait for too long.
         environment = {**os.environ, "ANSIBLE_SSH_RETRIES": "5"}
         begun = time.monotonic()
         done = subprocess.run(
             lab.ansible(*words), capture_output=True, text=True, check=False, env=environment
         )
-    answers = done.stdout.count("| SUCCESS =>")
+    answers = done.stdout.count("(stdout) pong" if options.raw else "| SUCCESS =>")
     check(f"{FORKS} at once: {answers} have answered: {done.stdout}{done.stderr}", answers == FORKS)
-    print(f"{FORKS} pings at once by {FORKS} forks: {time.monotonic() - begun:.1f} s in all")
+    seconds = time.monotonic() - begun
+    print(f"{FORKS} tasks by {FORKS} forks in {len(guests)} instances: {seconds:.1f} s in all")
 
 
 def die(lab, guest, host, how, command, kill, reason):
@@ -171,7 +175,7 @@ def die(lab, guest, host, how, command, kill, reason):
     check(f"{how}: it took {ended - died[0]:.1f} s", ended - died[0] < LIMIT)
 
 
-def deaths(lab, guests, host, _size):
+def deaths(lab, guests, host, _options):
     """A kernel that is killed, and one that panics, which systemd starts again."""
     guest = guests[0]
     name = str(lab.variables[guest]["ansible_kerf_instance"])
@@ -209,16 +213,18 @@ def main():
     parser.add_argument("names", nargs="+")
     parser.add_argument("--size", type=int, default=100, help="MiB")
     parser.add_argument("--part", choices=[*PARTS], action="append", help="these alone")
+    parser.add_argument("--instances", type=int, default=2, help="how many of the names are instances")
+    parser.add_argument("--raw", action="store_true", help="no modules")
     options = parser.parse_args()
-    sources, guests = options.names[:-2], options.names[-2:]
+    sources, guests = options.names[: -options.instances], options.names[-options.instances :]
     lab = Lab(sources)
-    guest, sibling = guests
+    guest, sibling = guests[:2]
     host = str(lab.variables[guest]["ansible_kerf_host"])
     boot_id = "cat /proc/sys/kernel/random/boot_id"
     before = [said(lab.guest(sibling), boot_id), said(lab.host(host), boot_id)]
 
     for part in options.part or PARTS:
-        PARTS[part](lab, guests, host, options.size)
+        PARTS[part](lab, guests, host, options)
     after = [said(lab.guest(sibling), boot_id), said(lab.host(host), boot_id)]
     check(f"the others went on: {before} {after}", before == after)
 
