@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 _BLOCK = 1 << 20  # bytes
+_SHORT = 64 << 20  # bytes, which Python itself hashes in a third of a second
 
 
 # The same ones over and over, in one run.
@@ -130,8 +131,10 @@ def sha256(data: str | bytes) -> str:
 
 
 def _hasher(size: int) -> Any:
-    """Python's own for what is short: hashlib loads OpenSSL, which takes 4 MiB of a process that stays."""
-    for name in ("_sha2", "_sha256") if size < _BLOCK else ():
+    """Python's own for all but large images: hashlib loads OpenSSL, which is faster, and takes 4 MiB of a process
+    that stays.
+    """
+    for name in ("_sha2", "_sha256") if size < _SHORT else ():
         with contextlib.suppress(ImportError, AttributeError):
             return importlib.import_module(name).sha256
     import hashlib
