@@ -377,6 +377,11 @@ ExecStart=
 ExecStart=-/sbin/agetty --autologin root --noreset --noclear --keep-baud 115200,57600,38400,9600 - ${TERM}
 """
 
+# Whoever waits for a line at the console wants it to begin with its first character.
+SHELL_INPUTRC = """$include /etc/inputrc
+set enable-bracketed-paste off
+"""
+
 
 @dataclass(frozen=True)
 class Files:
@@ -514,10 +519,13 @@ def _console(tree: rootfs.Tree, console: str) -> list[str]:
         return []
     if console == "shell":
         tree.put("etc/systemd/system/console-getty.service.d/mkops.conf", rootfs.text_file(SHELL_DROP_IN))
+        tree.put("root/.inputrc", rootfs.text_file(SHELL_INPUTRC))
     return ["console-getty.service"]
 
 
 # Of the texts above: they are part of what decides.
 _OURS = sha256(
-    "".join([AGENT_UNIT, AGENT_SCRIPT, ENTRYPOINT_SCRIPT, FACTS_UNIT, KEYS_UNIT, DHCP, SHELL_DROP_IN])
+    "".join(
+        [AGENT_UNIT, AGENT_SCRIPT, ENTRYPOINT_SCRIPT, FACTS_UNIT, KEYS_UNIT, DHCP, SHELL_DROP_IN, SHELL_INPUTRC]
+    )
 )

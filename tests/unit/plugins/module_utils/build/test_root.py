@@ -210,6 +210,8 @@ def test_console(packages_tar, console):
     wanted = "etc/systemd/system/getty.target.wants/console-getty.service" in tree.entries
     drop_in = tree.read_text("etc/systemd/system/console-getty.service.d/mkops.conf") or ""
     assert (wanted, "--autologin root" in drop_in) == (console != "none", console == "shell")
+    # No escape sequence before each line that a command prints.
+    assert ("root/.inputrc" in tree.entries) == (console == "shell")
 
 
 def test_files_of_the_controller(packages_tar, tmp_path):
