@@ -22,7 +22,11 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-from ansible_collections.mkops.multikernel.plugins.module_utils.build.patches import SERIES, read_series
+from ansible_collections.mkops.multikernel.plugins.module_utils.build.patches import (
+    SERIES,
+    own_fragments,
+    read_series,
+)
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Refused
 
 MODULE = "mkops.multikernel.kernel_build"
@@ -141,7 +145,7 @@ class ActionModule(ActionBase):
         return self._connection._shell.join_path(folder, name)
 
     def _sent_series(self, path: str) -> str:
-        """The path on the build host of a series: its listing and patches, in whatever folders below it."""
+        """The path on the build host of a series: its listing, patches and fragments, in whatever folders."""
         if self._is_local():
             return os.path.abspath(path)
         if not os.path.isdir(path):
@@ -152,7 +156,7 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail("\n".join(refused.reasons)) from refused
         listing = Path(path, SERIES)
         folder, top = self._folder(), os.path.basename(path.rstrip("/"))
-        files = [*([listing] if listing.exists() else []), *patches]
+        files = [*([listing] if listing.exists() else []), *patches, *own_fragments(Path(path))]
         self._transferred(folder, {os.path.join(top, file.relative_to(path)): str(file) for file in files})
         return self._connection._shell.join_path(folder, top)
 

@@ -68,6 +68,8 @@ options:
       - Directory with the patches to apply, in the order of its file C(series), or of their names.
       - They are read as C(git am) reads them, mailboxes and encoded mails included, and applied with C(-p1).
         One with nothing to apply, or another option in the file C(series), is an error.
+      - A file in its folder C(config) that has the name of a fragment in O(config) is merged right after
+        that one. It holds what this version of the kernel calls otherwise.
       - Without it the source is built as it is.
     type: path
   config_base:

@@ -29,7 +29,7 @@ from .configuration import (
 from .debian import Archive, local_source, machine_mirror
 from .key import Inputs, Source
 from .packages import FORMATS
-from .patches import read_patch, read_series
+from .patches import read_patch, read_series, with_own_fragments
 from .progress import Progress
 from .source import content_digest, read_marker, tree_source
 from .toolchain import missing_tools, toolchain
@@ -51,6 +51,8 @@ def builder_of(params: Mapping[str, Any], warn: Warn) -> Builder:
     reasons += _value_reasons(params)
     base, base_file = _base(params["config_base"], reasons)
     fragments = [native(path) for path in params["config"]]
+    if params["series"]:
+        fragments = with_own_fragments(native(params["series"]), fragments)
     parsed = _parsed(fragments, reasons)
     patches = _patches(params["series"], reasons)
     reasons += _source_reasons(params["source"])

@@ -16,7 +16,7 @@ import email.message
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -25,6 +25,7 @@ from ..common.errors import Failure, Refused
 from ..common.files import native, read_text, text_of
 
 SERIES = "series"
+CONFIG = "config"
 # What is done anyway: one leading part of the names in a patch is taken off.
 _STRIP_ONE = ("-p1", "-pab")
 
@@ -68,6 +69,17 @@ def read_series(directory: Path) -> list[Path]:
     if reasons:
         raise Refused(*reasons)
     return paths
+
+
+def own_fragments(directory: Path) -> list[Path]:
+    """The configuration fragments of a series: what its version of the kernel needs besides others."""
+    return sorted(path for path in (directory / CONFIG).glob("*.config") if path.is_file())
+
+
+def with_own_fragments(directory: Path, fragments: Iterable[Path]) -> list[Path]:
+    """Fragments in order, each followed by the one of a series that has its name, if there is one."""
+    own = {path.name: path for path in own_fragments(directory)}
+    return [one for path in fragments for one in (path, own.get(path.name)) if one]
 
 
 def shown(name: str) -> str:

@@ -126,7 +126,8 @@ def test_files_are_sent_to_a_remote_build_host(make_action, tmp_path):
 
 def test_a_series_is_sent_with_its_folders(make_action, tmp_path):
     """And without whatever else lies there."""
-    for name in ("net/tcp/a.patch", "mm/b.patch", "ä/c.patch", "unused.patch", "README"):
+    names = ("net/tcp/a.patch", "mm/b.patch", "ä/c.patch", "unused.patch", "README", "config/a.config")
+    for name in (*names, "config/README"):
         (tmp_path / "series" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "series" / name).touch()
     (tmp_path / "series/series").write_text("net/tcp/a.patch -p1\nmm/b.patch # x\nä/c.patch\n0001-x.patch\n")
@@ -135,10 +136,12 @@ def test_a_series_is_sent_with_its_folders(make_action, tmp_path):
     assert plugin._arguments()["series"] == "/remote/tmp/input-0/series"
     top = "/remote/tmp/input-0"
     assert plugin.done[0] == (
-        f"mkdir -p {top} {top}/series {top}/series/mm {top}/series/net {top}/series/net/tcp '{top}/series/ä'"
+        f"mkdir -p {top} {top}/series {top}/series/config {top}/series/mm {top}/series/net"
+        f" {top}/series/net/tcp '{top}/series/ä'"
     )
     sent = [remote.removeprefix(f"{top}/series/") for _local, remote in plugin.done[1:]]
-    assert sent == ["series", "net/tcp/a.patch", "mm/b.patch", "ä/c.patch", "0001-x.patch"]
+    patches = ["net/tcp/a.patch", "mm/b.patch", "ä/c.patch", "0001-x.patch"]
+    assert sent == ["series", *patches, "config/a.config"]
     assert [local for local, _remote in plugin.done[1:]] == [f"{tmp_path}/series/{name}" for name in sent]
 
 

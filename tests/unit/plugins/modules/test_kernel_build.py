@@ -350,6 +350,23 @@ def test_names_that_are_no_ascii_on_a_host_that_is(tmp_path):
     assert f"config fragment {directory}/nö.config: No such file or directory" in gone["msg"]
 
 
+def test_options_of_the_series_follow_the_fragment_of_their_name(toy, tmp_path):
+    series = tmp_path / "series"
+    (series / "config").mkdir(parents=True)
+    for name, option in (("toy", "OWN"), ("unused", "OTHER")):
+        (series / f"config/{name}.config").write_text(f"CONFIG_{option}=y\n")
+    diff = "--- a/Kbuild\n+++ b/Kbuild\n@@ -1 +1 @@\n-# toy\n\\ No newline at end of file\n"
+    (series / "0001-x.patch").write_text(f"{diff}+# a toy\n")
+    result = toy.run(series=str(series))
+    toy.built(result)
+    manifest = json.loads(Path(result["manifest"]).read_text())
+    assert [name for name, _digest in manifest["inputs"]["fragments"]] == ["toy.config", "toy.config"]
+    config = Path(result["config"]).read_text().splitlines()
+    assert "CONFIG_OWN=y" in config and "CONFIG_OTHER=y" not in config
+    (series / "config/toy.config").write_text("CONFIG_OWN=n\n")
+    assert toy.run(series=str(series))["key"] != result["key"]
+
+
 def test_a_patch_that_cannot_be_read_is_named(toy, tmp_path, monkeypatch):
     def read(_path, _name):
         raise PermissionError(13, "Permission denied")

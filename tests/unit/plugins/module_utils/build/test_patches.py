@@ -15,8 +15,10 @@ import pytest
 from ansible_collections.mkops.multikernel.plugins.module_utils.build import patches
 from ansible_collections.mkops.multikernel.plugins.module_utils.build.patches import (
     apply_patch,
+    own_fragments,
     read_patch,
     read_series,
+    with_own_fragments,
 )
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure, Refused
 
@@ -42,6 +44,16 @@ def test_series_names_every_missing_patch(tmp_path):
 
 def test_empty_series(tmp_path):
     assert read_series(tmp_path) == []
+
+
+def test_a_fragment_is_followed_by_the_one_of_the_series(tmp_path):
+    assert with_own_fragments(tmp_path, [Path("/x/a.config")]) == [Path("/x/a.config")]
+    (tmp_path / "config").mkdir()
+    for name in ("b.config", "c.config", "README"):
+        (tmp_path / "config" / name).touch()
+    assert [path.name for path in own_fragments(tmp_path)] == ["b.config", "c.config"]
+    given = [Path("/x/b.config"), Path("/x/README"), Path("/x/a.config")]
+    assert with_own_fragments(tmp_path, given) == [given[0], tmp_path / "config/b.config", *given[1:]]
 
 
 def patch(tmp_path: Path, old: str, new: str, path: str = "kernel/reboot.c") -> Path:
