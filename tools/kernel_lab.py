@@ -5,7 +5,7 @@
 """Test the kernel series in QEMU machines that boot it directly, without a disk.
 
 build VARIANT...   build the kernel with a variant's options, incrementally, and the selftests
-run [TEST...]      boot a machine and run the selftests in it; logs stay in .lab/kernel
+run [TEST...]      boot a machine and run the selftests in it; logs stay in .lab/kernel/VERSION
 bench              how long the steps of a spawn's life take, beside the same kernel as a plain QEMU guest
 sparse             sparse on the files of the series: warnings that the base does not have
 shapes             list machine shapes and variants
@@ -42,13 +42,13 @@ import lab_vm  # noqa: E402
 import make_initramfs  # noqa: E402
 from module_utils.build import cpio  # noqa: E402
 from module_utils.build.sign import Signer  # noqa: E402
-from series import kernels  # noqa: E402
+from series import default_kernel, tree_version  # noqa: E402
 
 CACHE = Path(
     os.environ.get("MKOPS_CACHE")
     or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mkops"
 )
-TREE = CACHE / f"series/linux-{kernels()[-1]}"
+TREE = CACHE / f"series/linux-{default_kernel()}"
 SELFTESTS = "tools/testing/selftests/multikernel"
 LOGS = TOP / ".lab/kernel"
 BUSYBOX = Path("/bin/busybox")
@@ -141,7 +141,7 @@ SHAPES = {
         "5-level paging",
         memory="5G",
         cpu=",la57=on",
-        probes=("grep -qw la57 /proc/cpuinfo", "grep -q '^CONFIG_X86_5LEVEL=y' /config"),
+        probes=("grep -qw la57 /proc/cpuinfo",),
     ),
     "x2apic": Shape(
         "x2APIC with interrupt remapping, and CPUs with APIC ids above 255",
@@ -284,6 +284,14 @@ class Built:
     def signs(self) -> bool:
         """Does it know signatures?"""
         return (self.out / "certs/signing_key.x509").exists()
+
+
+def logs(tree: Path) -> Path:
+    """Where the logs of a kernel's machines stay: one series does not overwrite those of another."""
+    version = tree_version(tree)
+    if not version:
+        raise LabError(f"{tree} is not a kernel tree: run `tools/series unpack` first")
+    return LOGS / version
 
 
 def built(tree: Path, variant: str) -> Built:
@@ -535,12 +543,12 @@ def run_tests(args: argparse.Namespace) -> None:
     check_inputs(made)
     build_selftests(args.tree, made, args.jobs, headers=False)
     tests = wanted_tests(args.tests or list(shape.tests), [*test_names(args.tree), LAST[0]])
+    settings = dict(setting.partition("=")[::2] for setting in args.set)
     extra = {"bzImage": made.bzimage} if tests[-1][0] in LAST else {}
     for test in tests:
         if not (made.selftests / test[0]).exists():
             raise LabError(f"there is no test {test[0]}; there are {', '.join(test_names(args.tree))}")
-    settings = dict(setting.partition("=")[::2] for setting in args.set)
-    directory = LOGS / f"{args.variant}-{args.shape}{'-' + args.name if args.name else ''}"
+    directory = logs(args.tree) / f"{args.variant}-{args.shape}{'-' + args.name if args.name else ''}"
     directory.mkdir(parents=True, exist_ok=True)
     tap, console, spawns = (directory / name for name in ("tap.log", "console.log", "spawns.log"))
     for log in (tap, console, spawns):
@@ -701,7 +709,7 @@ def bench(args: argparse.Namespace) -> None:
     made = built(args.tree, args.variant)
     check_inputs(made)
     build_selftests(args.tree, made, args.jobs, headers=False)
-    directory = LOGS / f"bench-{args.variant}"
+    directory = logs(args.tree) / f"bench-{args.variant}"
     directory.mkdir(parents=True, exist_ok=True)
     shape = SHAPES[args.shape]
     samples: dict[str, list[float]] = {name: [] for name, _text in FIGURES}

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -30,9 +31,9 @@ TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "plugins"))
 
 from module_utils.build import kconfig  # noqa: E402
-from module_utils.build.debian import KEYRING, LISTS_VALID_SECONDS, SUITE, Archive, machine_mirror  # noqa: E402
+from module_utils.build.debian import KEYRING, LISTS_VALID_SECONDS, Archive, machine_mirror  # noqa: E402
 from module_utils.build.key import Source  # noqa: E402
-from module_utils.build.patches import read_patch, read_series  # noqa: E402
+from module_utils.build.patches import read_patch, read_series, with_own_fragments  # noqa: E402
 from module_utils.build.tree import unpack as unpack_source  # noqa: E402
 from module_utils.common.command import bytes_of, must, run  # noqa: E402
 from module_utils.common.dotconfig import parse_config  # noqa: E402
@@ -66,11 +67,20 @@ class Series:
     """The patches for one kernel version, and where Debian has its source."""
 
     version: str
-    suite: str = SUITE
+    package: str
+    suite: str
 
-    @property
-    def package(self) -> str:
-        return f"linux-source-{self.version}"
+    @classmethod
+    def of(cls, version: str, suite: str | None) -> Series:
+        """As its directory says it, but for the suite that is given. Raises Failure if there is none."""
+        try:
+            found = json.loads((FILES / "series" / version / "source.json").read_text())
+        except FileNotFoundError:
+            raise Failure(
+                f"there is no series for {version}, there are {', '.join(kernels())}; for a new one, write "
+                f"{(FILES / 'series' / version / 'source.json').relative_to(TOP)}"
+            ) from None
+        return cls(version, found["package"], suite or found["suite"])
 
     @property
     def directory(self) -> Path:
@@ -87,8 +97,26 @@ class Series:
 
 def kernels() -> list[str]:
     """The versions that there is a series for, the oldest first."""
-    found = [path.name for path in (FILES / "series").iterdir() if path.is_dir()]
+    found = [path.parent.name for path in (FILES / "series").glob("*/source.json")]
     return sorted(found, key=lambda name: [int(part) for part in name.split(".")])
+
+
+def default_kernel() -> str:
+    """The version of the series that is meant when none is named: the role's."""
+    defaults = (TOP / "roles/kernel/defaults/main.yml").read_text()
+    if not (found := re.search(r"^kernel_version: .*default\('([0-9.]+)', true\)", defaults, re.M)):
+        raise Failure("roles/kernel/defaults/main.yml has no kernel_version")
+    return found[1]
+
+
+def tree_version(tree: Path) -> str | None:
+    """The version of a kernel tree, as series are named after it; None if it is not one."""
+    try:
+        text = (tree / "Makefile").read_text()
+    except FileNotFoundError:
+        return None
+    found = re.match(r"(?:#.*\n)*VERSION = (\d+)\nPATCHLEVEL = (\d+)\n", text)
+    return f"{found[1]}.{found[2]}" if found else None
 
 
 def say(text: str) -> None:
@@ -179,6 +207,7 @@ def build(args: argparse.Namespace) -> None:
     out.mkdir(exist_ok=True)
     names = (args.profile, "multikernel", *args.fragment)
     fragments = [FILES / "config" / f"{name}.config" for name in names]
+    parts = with_own_fragments(args.series.directory, fragments)
     make = ["make", "-C", str(args.dir), f"O={out}", f"-j{args.jobs}", "CC=ccache gcc", "HOSTCC=ccache gcc"]
     environment = {
         **os.environ,
@@ -190,13 +219,13 @@ def build(args: argparse.Namespace) -> None:
     }
 
     # Configured anew only when a fragment or a Kconfig file is newer: a new .config rebuilds a good deal.
-    inputs = [*fragments, *(path for path in args.dir.rglob("Kconfig*") if path.is_file())]
+    inputs = [*parts, *(path for path in args.dir.rglob("Kconfig*") if path.is_file())]
     config = out / ".config"
     if not config.exists() or max(path.stat().st_mtime for path in inputs) > config.stat().st_mtime:
         must([*make, "tinyconfig"], "make tinyconfig", env=environment)
         merge = [str(args.dir / "scripts/kconfig/merge_config.sh"), "-n", "-O", str(out), str(config)]
-        must([*merge, *map(str, fragments)], "merge the fragments", cwd=args.dir, env=environment)
-    wanted = kconfig.merge(kconfig.parse_fragment(read_text(path), path.name) for path in fragments)
+        must([*merge, *map(str, parts)], "merge the fragments", cwd=args.dir, env=environment)
+    wanted = kconfig.merge(kconfig.parse_fragment(read_text(path), path.name) for path in parts)
     lost = kconfig.lost(wanted, parse_config(config.read_text()))
     if lost and not args.partial:
         config.unlink()
@@ -343,8 +372,12 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         help=f"the repository ({CACHE}/series/linux-KERNEL)",
     )
-    parser.add_argument("--kernel", default=kernels()[-1], help="version whose series it is (%(default)s)")
-    parser.add_argument("--suite", default=SUITE, help="of Debian, that has its source (%(default)s)")
+    parser.add_argument(
+        "--kernel",
+        choices=kernels(),
+        help=f"version whose series it is (that of the repository, if there is one, or {default_kernel()})",
+    )
+    parser.add_argument("--suite", help="of Debian, that has its source (the one that the series names)")
     parser.add_argument("--base", default="base", help="what the commits of the series follow (%(default)s)")
     parser.add_argument("--version", help="exact version of the source package (the newest)")
     parser.add_argument("--profile", default="lab", help="fragment to build with (%(default)s)")
@@ -362,12 +395,20 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_intermixed_args(words)
 
 
+def series_of(args: argparse.Namespace) -> Series:
+    """The series that is meant: a repository of another version is not written over it."""
+    there = tree_version(args.dir) if args.dir else None
+    if there and args.kernel and args.kernel != there:
+        raise Failure(f"{args.dir} is a kernel {there}, not {args.kernel}")
+    return Series.of(args.kernel or there or default_kernel(), args.suite)
+
+
 def main() -> int:
     args = arguments()
-    args.series = Series(args.kernel, args.suite)
-    args.dir = (args.dir or args.series.tree).absolute()
     args.out = args.out and args.out.absolute()
     try:
+        args.series = series_of(args)
+        args.dir = (args.dir or args.series.tree).absolute()
         globals()[args.command](args)
     except (Failure, Refused) as error:
         warn("\n".join(map(str, error.args)))

@@ -196,6 +196,7 @@ bool node_online(int nid);
 /* Memory: fuzz.c lets allocations fail */
 #define GFP_KERNEL 0
 void *kzalloc(size_t size, int flags);
+#define kzalloc_obj(object)	kzalloc(sizeof(object), GFP_KERNEL)	/* in newer kernels */
 #define kfree(p) free(p)
 
 /* Strings */

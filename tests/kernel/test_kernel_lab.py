@@ -161,6 +161,13 @@ def test_what_the_kernel_complained_of_is_told(lab, tmp_path):
     assert lab.complaints(log) == ["[1] multikernel: CPU 3 does not stop"]
 
 
+def test_logs_are_those_of_a_kernel(lab, tmp_path):
+    with pytest.raises(lab.LabError, match="is not a kernel tree"):
+        lab.logs(tmp_path)
+    (tmp_path / "Makefile").write_text("# SPDX\nVERSION = 7\nPATCHLEVEL = 3\n")
+    assert lab.logs(tmp_path) == lab.LOGS / "7.3"
+
+
 def test_names_are_those_of_the_makefile(lab, tmp_path):
     makefile = tmp_path / lab.SELFTESTS / "Makefile"
     makefile.parent.mkdir(parents=True)

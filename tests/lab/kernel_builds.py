@@ -32,6 +32,9 @@ TOP = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / ".ansible/collections"))
 # E402: the collection is found only by the path above.
 from ansible_collections.mkops.multikernel.plugins.module_utils.boot import secure_boot  # noqa: E402
+from ansible_collections.mkops.multikernel.plugins.module_utils.build.patches import (  # noqa: E402
+    with_own_fragments,
+)
 
 FILES = TOP / "roles/kernel/files"
 CACHE = Path(os.environ["MKOPS_CACHE"])
@@ -138,6 +141,7 @@ def cost(scratch, profile):
     if made_of["base"] != "tinyconfig":
         fail(f"profile {profile} is not one over tinyconfig")
     fragments = [FILES / f"config/{name}.config" for name in (*made_of["config"], "multikernel")]
+    own = with_own_fragments(series, fragments)
     # A machine that others use, too, is now fast, now slow: what is compared runs at the same time, with jobs
     # for half of the CPUs each, and something runs beside each until its end.
     jobs = max(1, len(os.sched_getaffinity(0)) // 2)
@@ -146,7 +150,7 @@ def cost(scratch, profile):
 
     def hand_then_elsewhere():
         Path(hand).mkdir()
-        whole, make = by_hand(Path(hand), patches, made_of["base"], fragments, jobs)
+        whole, make = by_hand(Path(hand), patches, made_of["base"], own, jobs)
         print(f"by hand: {whole:.0f} s, of which make {make:.0f} s", flush=True)
         result, seconds = built(**wish, ccache=False, cache_dir=two)
         print(f"kernel_build, cold elsewhere, without ccache: {seconds:.0f} s", flush=True)

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+ROLE = Path(__file__).resolve().parents[3] / "roles/kernel"
+
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory):
@@ -84,3 +86,55 @@ def test_each_distinct_wish_is_looked_up_once(played):
     text, _built = played
     # Two files with the same contents are two wishes, four hosts are not.
     assert text.count("-> localhost]") == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "version", "suite"),
+    [
+        ({}, {}, "6.12", "trixie"),
+        ({"kernel_version": "6.12"}, {"MKOPS_KERNEL_VERSION": "7.3"}, "6.12", "trixie"),
+    ],
+)
+def test_the_version_picks_package_suite_and_series(tmp_path, given, environment, version, suite):
+    play = {
+        "hosts": "localhost",
+        "connection": "local",
+        "gather_facts": False,
+        "vars": {
+            "ansible_python_interpreter": sys.executable,
+            "kernel_config_base": "tinyconfig",
+            "role_path": str(ROLE),
+            **given,
+        },
+        "tasks": [
+            # Its variables alone; role_path is there within a role only.
+            {
+                "ansible.builtin.import_role": {"name": "mkops.multikernel.kernel", "tasks_from": "build"},
+                "when": False,
+            },
+            {
+                "ansible.builtin.copy": {
+                    "content": "{{ kernel_wish | to_json }}",
+                    "dest": str(tmp_path / "wish.json"),
+                    "mode": "0600",
+                }
+            },
+        ],
+    }
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+    left = {key: value for key, value in os.environ.items() if not key.startswith("MKOPS_")}
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", tmp_path / "play.yml"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**left, "ANSIBLE_NOCOLOR": "1", "MKOPS_DEBIAN_MIRROR": "http://mirror.example", **environment},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    wish = json.loads((tmp_path / "wish.json").read_text())
+    assert wish["source"] == {
+        "package": f"linux-source-{version}",
+        "suite": suite,
+        "mirror": "http://mirror.example",
+    }
+    assert wish["series"] == f"{ROLE}/files/series/{version}"

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.mkops.multikernel.plugins.module_utils.build import kconfig
+from ansible_collections.mkops.multikernel.plugins.module_utils.build.patches import own_fragments
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.dotconfig import enabled, parse_config
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Refused
 
 FRAGMENTS = Path(__file__).parents[5] / "roles/kernel/files/config"
+SERIES = sorted(path.parent for path in (FRAGMENTS.parent / "series").glob("*/source.json"))
 
 FRAGMENT = """\
 # A comment.
@@ -143,6 +145,16 @@ def test_enabled_counts_built_in_and_modules():
 @pytest.mark.parametrize("path", sorted(FRAGMENTS.glob("*.config")), ids=lambda path: path.name)
 def test_shipped_fragments_are_well_formed(path):
     assert kconfig.parse_fragment(path.read_text(), path.name)
+
+
+@pytest.mark.parametrize("series", SERIES, ids=lambda path: path.name)
+def test_what_a_kernel_calls_otherwise_belongs_to_a_fragment(series):
+    """And is not in that one, which holds for all of them."""
+    own = own_fragments(series)
+    assert own
+    for path in own:
+        options_of_all = options((FRAGMENTS / path.name).read_text())
+        assert not set(options(path.read_text())) & set(options_of_all)
 
 
 def test_multikernel_fragment_has_the_interface():
