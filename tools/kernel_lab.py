@@ -544,7 +544,17 @@ def run_tests(args: argparse.Namespace) -> None:
     build_selftests(args.tree, made, args.jobs, headers=False)
     tests = wanted_tests(args.tests or list(shape.tests), [*test_names(args.tree), LAST[0]])
     settings = dict(setting.partition("=")[::2] for setting in args.set)
-    extra = {"bzImage": made.bzimage} if tests[-1][0] in LAST else {}
+    extra, versions = {}, [tree_version(args.tree)]
+    if tests[-1][0] in LAST:
+        extra["bzImage"] = made.bzimage
+    if args.next:
+        if tests[-1][0] != "live":
+            raise LabError("--next is for the test live, the others know one kernel only")
+        other = built(args.next, args.variant)
+        check_inputs(other)
+        extra |= {"bzImage": other.bzimage, "after": made.bzimage}
+        settings["MK_BZIMAGE_AFTER"] = "/after"
+        versions.append(tree_version(args.next))
     for test in tests:
         if not (made.selftests / test[0]).exists():
             raise LabError(f"there is no test {test[0]}; there are {', '.join(test_names(args.tree))}")
@@ -573,6 +583,8 @@ def run_tests(args: argparse.Namespace) -> None:
     counts, problems = judge(read_lines(tap), read_lines(console), [test[0] for test in tests])
     if ended:
         problems.append(ended)
+    if args.next:
+        problems += turns_not_taken(read_lines(tap), versions)
     reports = [f"host: {line}" for line in host_reports(console)]
     reports += [f"spawn {line}" for line in spawn_reports(spawns)]
     problems += reports
@@ -593,6 +605,18 @@ def run_tests(args: argparse.Namespace) -> None:
     )
     if problems:
         raise LabError("\n  ".join(["failed:", *problems[:60]]))
+
+
+def turns_not_taken(tap: list[str], versions: list[str]) -> list[str]:
+    """What is wrong with the kernels that followed each other: the two are to take turns."""
+    ran = dict(re.findall(r"^# step (\d+) runs (\S+)$", "\n".join(tap), re.M))
+    if not ran:
+        return ["no step says which kernel it runs"]
+    return [
+        f"step {step} runs {release}, not {wanted}"
+        for step, release in ran.items()
+        if not release.startswith(f"{(wanted := versions[int(step) % 2])}.")
+    ]
 
 
 def show(path: Path) -> Path:
@@ -924,6 +948,9 @@ def main() -> int:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="environment of the tests"
     )
     command.add_argument("--name", default="", help="suffix of the directory with the logs")
+    command.add_argument(
+        "--next", type=Path, help="live: repository whose kernel, of the same variant, is every second one"
+    )
     command.add_argument("--quiet", action="store_true", help="results only")
     command.set_defaults(function=run_tests)
 
@@ -950,6 +977,8 @@ def main() -> int:
     commands.add_parser("shapes", help="list shapes and variants").set_defaults(function=shapes)
     args = parser.parse_args()
     args.tree = args.tree.absolute()
+    if getattr(args, "next", None):
+        args.next = args.next.absolute()
     try:
         args.function(args)
     except LabError as error:

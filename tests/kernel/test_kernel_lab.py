@@ -161,6 +161,20 @@ def test_what_the_kernel_complained_of_is_told(lab, tmp_path):
     assert lab.complaints(log) == ["[1] multikernel: CPU 3 does not stop"]
 
 
+@pytest.mark.parametrize(
+    ("ran", "problems"),
+    [
+        ({1: "7.3.4-series", 2: "6.12.117-series", 3: "7.3.4-series"}, []),
+        ({1: "6.12.117-series"}, ["step 1 runs 6.12.117-series, not 7.3"]),
+        ({1: "7.30.1", 2: "7.3.4"}, ["step 1 runs 7.30.1, not 7.3", "step 2 runs 7.3.4, not 6.12"]),
+        ({}, ["no step says which kernel it runs"]),
+    ],
+)
+def test_two_kernels_take_turns(lab, ran, problems):
+    tap = ["TAP version 13", *(f"# step {step} runs {release}" for step, release in ran.items())]
+    assert lab.turns_not_taken(tap, ["6.12", "7.3"]) == problems
+
+
 def test_logs_are_those_of_a_kernel(lab, tmp_path):
     with pytest.raises(lab.LabError, match="is not a kernel tree"):
         lab.logs(tmp_path)

@@ -64,6 +64,7 @@ def test_a_repository_says_which_series_it_is_of(series, tmp_path):
     given = series.arguments(["export", str(tmp_path)])
     assert series.series_of(given).version == series.default_kernel()
     tree_of(tmp_path, 7, 3)
+    assert series.series_of(given).version == "7.3"
     with pytest.raises(series.Failure, match=r"is a kernel 7\.3, not 6\.12"):
         series.series_of(series.arguments(["export", str(tmp_path), "--kernel", "6.12"]))
 

@@ -92,6 +92,8 @@ def test_each_distinct_wish_is_looked_up_once(played):
     ("given", "environment", "version", "suite"),
     [
         ({}, {}, "6.12", "trixie"),
+        ({"kernel_version": "7.3"}, {}, "7.3", "trixie-backports"),
+        ({}, {"MKOPS_KERNEL_VERSION": "7.3"}, "7.3", "trixie-backports"),
         ({"kernel_version": "6.12"}, {"MKOPS_KERNEL_VERSION": "7.3"}, "6.12", "trixie"),
     ],
 )
