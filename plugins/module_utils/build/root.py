@@ -526,6 +526,15 @@ def _console(tree: rootfs.Tree, console: str) -> list[str]:
 # Of the texts above: they are part of what decides.
 _OURS = sha256(
     "".join(
-        [AGENT_UNIT, AGENT_SCRIPT, ENTRYPOINT_SCRIPT, FACTS_UNIT, KEYS_UNIT, DHCP, SHELL_DROP_IN, SHELL_INPUTRC]
+        [
+            AGENT_UNIT,
+            AGENT_SCRIPT,
+            ENTRYPOINT_SCRIPT,
+            FACTS_UNIT,
+            KEYS_UNIT,
+            DHCP,
+            SHELL_DROP_IN,
+            SHELL_INPUTRC,
+        ]
     )
 )
