@@ -131,7 +131,7 @@ def sha256(data: str | bytes) -> str:
 
 
 def _hasher(size: int) -> Any:
-    """Python's own for all but large images: hashlib loads OpenSSL, which is faster, and 4 MiB of what stays."""
+    """Python's own for all but large images: hashlib loads OpenSSL, which is faster, and 4 MiB that stay."""
     for name in ("_sha2", "_sha256") if size < _SHORT else ():
         with contextlib.suppress(ImportError, AttributeError):
             return importlib.import_module(name).sha256
