@@ -121,6 +121,7 @@ kernel-test-full: ## The same with all options and on all machines, endurance, s
 		--set MK_CYCLES=300 --set MK_PANICS=100 endurance
 	tools/kernel-lab --tree $(SERIES_TREE) run --name scribble --timeout 3600 --set MK_SCRIBBLE_S=600 \
 		"hostile -t random_words"
+	tools/series check --kernel $(SERIES)
 	tools/kernel-lab --tree $(SERIES_TREE) bench
 	tools/kernel-lab --tree $(SERIES_TREE) sparse
 	tools/kernel-lab --tree $(SERIES_TREE) each
