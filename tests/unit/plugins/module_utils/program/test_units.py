@@ -429,7 +429,8 @@ def test_what_somebody_removes_while_its_unit_waits_for_the_lock(served, tmp_pat
     served.declare()
     assert served.ctl("start", "mkops-pool.service")["rc"] == 0
     kerf = tmp_path / "kerf"
-    kerf.write_text(kerf.read_text().replace("delete) rm", "delete) sleep 3; rm"))
+    # Long enough for a busy machine to start Python meanwhile.
+    kerf.write_text(kerf.read_text().replace("delete) rm", "delete) sleep 8; rm"))
     removing = threading.Thread(target=remove, args=[tmp_path])
     removing.start()
     assert served.until(lambda: served.changes == REMOVED)
