@@ -117,7 +117,7 @@ def main() -> None:
     play("demo_crash.yml", "--inventory", str(LAB / "inventory.yml"), "--extra-vars", f"demo_report={file}")
     report = json.loads(file.read_text(encoding="utf-8"))
 
-    crashed = report["after"]["instances"][0]["name"]
+    crashed = report["crashed"]
     say("One machine, three kernels")
     print()
     show(rows(report))
