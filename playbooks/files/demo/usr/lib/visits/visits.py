@@ -18,9 +18,10 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 def visit():
     """One more is in the database, and on the disk, when this returns how many there are."""
-    with contextlib.closing(sqlite3.connect(DATABASE)) as database, database:
-        database.execute("create table if not exists visits (at text not null)")
-        database.execute("insert into visits values (datetime('now'))")
+    with contextlib.closing(sqlite3.connect(DATABASE)) as database:
+        with database:
+            database.execute("create table if not exists visits (at text not null)")
+            database.execute("insert into visits values (datetime('now'))")
         return database.execute("select count(*) from visits").fetchone()[0]
 
 
