@@ -377,6 +377,13 @@ ExecStart=
 ExecStart=-/sbin/agetty --autologin root --noreset --noclear --keep-baud 115200,57600,38400,9600 - ${TERM}
 """
 
+# Of ext4 on a disk, said in full: mke2fs is kept from the settings of the machine it runs on, and without
+# any it would make a file system without a journal, which does not survive that its kernel dies.
+EXT4_FEATURES = (
+    "has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,"
+    "huge_file,dir_nlink,extra_isize,metadata_csum"
+)
+
 # Whoever waits for a line at the console wants it to begin with its first character.
 SHELL_INPUTRC = """$include /etc/inputrc
 set enable-bracketed-paste off
@@ -535,6 +542,7 @@ _OURS = sha256(
             DHCP,
             SHELL_DROP_IN,
             SHELL_INPUTRC,
+            EXT4_FEATURES,
         ]
     )
 )

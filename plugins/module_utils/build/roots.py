@@ -237,7 +237,7 @@ class RootBuilder:
 
     def _disk(self, tree: Tree, work: Path, path: Path) -> None:
         """One file system over the whole disk: nobody has to find a partition, and it grows with its disk."""
-        needed = int(tree.contents() * 1.02) + 16 * MIB  # inode tables and journal
+        needed = int(tree.contents() * 1.02) + 48 * MIB  # inode tables and journal
         size = self.wish.size or -(-int(needed * (1 + root.MARGIN)) // (64 * MIB)) * 64 * MIB
         if size < needed:
             raise Refused(
@@ -253,7 +253,8 @@ class RootBuilder:
         identity = uuid.uuid5(uuid.NAMESPACE_URL, f"{root.UUID_NAMESPACE} {self.key}")
         must(
             [
-                "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "1",
+                "mke2fs", "-q", "-F", "-t", "ext4", "-O", root.EXT4_FEATURES,
+                "-b", "4096", "-I", "256", "-m", "1",
                 "-L", root.LABEL, "-U", str(identity),
                 # What is written later at the first mount is written now: the same bytes whenever it is made.
                 "-E", f"hash_seed={identity},lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0,nodiscard",
