@@ -11,6 +11,7 @@ and the lines that follow are what they print: "..." alone is any number of line
 are anything. All commands run in one shell, and have to succeed.
 """
 
+import os
 import re
 import shlex
 import subprocess
@@ -61,6 +62,15 @@ def steps(text):
             sys.exit(f"a block is neither a file nor commands: {block}")
 
 
+def fresh(environment):
+    """Without what make has told of the tree that this test stands in."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith(("ANSIBLE_", "MAKE", "MFLAGS", "MOLECULE_", "MKOPS_KERNEL", "MKOPS_LAB"))
+    }
+
+
 class Shell:
     """One for all commands, as a person has it."""
 
@@ -70,6 +80,7 @@ class Shell:
         self.process = subprocess.Popen(
             ["bash"],
             cwd=directory,
+            env=fresh(os.environ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
