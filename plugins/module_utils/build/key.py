@@ -14,7 +14,7 @@ from typing import Any
 from ..common.files import sha256
 
 # Raised when the way of building changes, so that nothing built the old way is taken for the new.
-KEY_FORMAT = 2
+KEY_FORMAT = 3
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ image.efi: $(OBJECTS)
 \t@gcc -c -fPIC -nostdlib -o image.o image.c && ld -shared -Bsymbolic -o image.so image.o
 \t@objcopy -O efi-app-x86_64 -j .text -j .data image.so $@
 $(IMAGE): image.efi
-\t@mkdir -p arch/x86/boot && cp image.efi $@
+\t@mkdir -p arch/x86/boot/compressed && cp image.efi $@
+\t@head -c 64 {linked} >arch/x86/boot/compressed/vmlinux.bin.gz
 vmlinux: $(OBJECTS)
 \t@ld -r -o $@ -b binary Kbuild
 .PHONY: include/config/kernel.release
@@ -92,7 +93,7 @@ def until(condition, what):
 class Toy:
     """A toy kernel, what to build it with, and where."""
 
-    def __init__(self, directory: Path, packed: str = "$(IMAGE)") -> None:
+    def __init__(self, directory: Path, packed: str = "$(IMAGE)", linked: str = "image.efi") -> None:
         self.directory = directory
         self.gate = directory / "gate"
         self.cache = directory / "cache"
@@ -105,7 +106,7 @@ class Toy:
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             (tree / name).write_text(text)
             (tree / name).chmod(0o755)
-        (tree / "Makefile").write_text(MAKEFILE.format(gate=self.gate, packed=packed))
+        (tree / "Makefile").write_text(MAKEFILE.format(gate=self.gate, packed=packed, linked=linked))
         archive = directory / "linux-toy.tar"
         subprocess.run(["tar", "-cf", archive, "-C", directory, tree.name], check=True)
         fragment = directory / "toy.config"
@@ -581,6 +582,14 @@ def test_an_image_that_is_packed_unsigned(tmp_path, sign):
     result = Toy(tmp_path, packed="image.efi").run(sign=sign)
     assert "cannot find the signature" in result["msg"]
     assert not list((tmp_path / "cache/kernels").glob("[0-9a-f]*"))
+
+
+def test_an_image_of_another_kernel(tmp_path):
+    result = Toy(tmp_path, linked="Kbuild").run()
+    assert result["failed"]
+    assert result["msg"].endswith(
+        "bzImage does not have the kernel in it that was linked before: run again with ccache: false"
+    )
 
 
 def test_a_kernel_that_cannot_be_signed(toy, sign):

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -17,7 +18,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from ansible_collections.mkops.multikernel.plugins.module_utils.build.builder import Builder, Stopped, date
+from ansible_collections.mkops.multikernel.plugins.module_utils.build.builder import (
+    COMPILER,
+    Builder,
+    Stopped,
+    date,
+)
 from ansible_collections.mkops.multikernel.plugins.module_utils.build.configuration import Configuration
 from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors import Failure
 
@@ -233,3 +239,29 @@ def test_a_disk_that_is_too_small_or_gets_full(build, monkeypatch):
     build.fetch = wrong
     with pytest.raises(Failure, match=r"^it is not what it should be$"):
         build.build()
+
+
+@pytest.mark.parametrize("name", ["data.S", "data.c"])
+def test_what_is_taken_in_by_the_assembler_is_compiled_anew(build, tree, name):
+    """As ccache did not: it knows nothing of such files in its depend mode."""
+    text = '.incbin "data"'
+    (tree / name).write_text(text + "\n" if name.endswith("S") else f"asm({json.dumps(text)});\n")
+    (tree / "plain.c").write_text("int plain;\n")
+    (build.work).mkdir(parents=True, exist_ok=True)
+    (build.work / "compiler").write_text(COMPILER)
+    environment = build._environment(tree, 0)
+    compiler = build._argv()[3].removeprefix("CC=").split()
+
+    def compiled(source, *words):
+        argv = [*words, "-Wp,-MMD,.d", "-c", "-o", "out.o", source]
+        subprocess.run(argv, check=True, cwd=tree, env=environment)
+        return (tree / "out.o").read_bytes()
+
+    found = []
+    for data in ("one", "two"):
+        (tree / "data").write_text(data)
+        found.append((compiled(name, *compiler), compiled("plain.c", *compiler)))
+    assert [b"one" in found[0][0], b"two" in found[1][0]] == [True, True]
+    stats = ["ccache", "--print-stats"]
+    said = subprocess.run(stats, check=True, capture_output=True, text=True, env=environment).stdout
+    assert "direct_cache_hit\t1\n" in said  # the plain one, the second time
