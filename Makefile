@@ -56,7 +56,8 @@ test: ## Everything that must pass: lint, unit, the kernel's selftests, the Mole
 .PHONY: test-full
 test-full: ## test, matrix, longer scenarios, selftests on all kernels and machines, endurance, fuzzing, the demo (hours)
 	@MKOPS_EXAMPLES=5000 tools/stages test "molecule SCENARIO=site" "molecule SCENARIO=layout" "molecule SCENARIO=rollout" \
-		"molecule SCENARIO=secureboot" "molecule SCENARIO=survive" "molecule SCENARIO=live" "molecule SCENARIO=profiles" "molecule SCENARIO=roots" \
+		"molecule SCENARIO=secureboot" "molecule SCENARIO=survive" "molecule SCENARIO=monitoring" "molecule SCENARIO=live" \
+		"molecule SCENARIO=profiles" "molecule SCENARIO=roots" "molecule SCENARIO=guests" \
 		"molecule SCENARIO=devices" "molecule SCENARIO=latency" report-test tutorial-test matrix docs-site kernel-builds \
 		$(foreach version,$(ALL_SERIES),"kernel-test-full SERIES=$(version)") demo
 
