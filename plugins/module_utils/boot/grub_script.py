@@ -23,8 +23,11 @@ _KEYWORDS = frozenset(
     )
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_VARIABLE = re.compile(r"\$(?:\{(?P<braced>\w+|[?#*@])\}|(?P<plain>[A-Za-z_]\w*|[0-9]+|[?#*@]))", re.ASCII)
-_PLAIN = re.compile(r"""[^{}|&$;<>\s'"\\]+""")
+_VARIABLE = re.compile(
+    r"\$(?:\{(?P<braced>[A-Za-z_]\w*|[0-9]+|[?#*@])\}|(?P<plain>[A-Za-z_]\w*|[0-9]+|[?#*@]))", re.ASCII
+)
+# Not \s: a no-break space or a form feed is a sign as any other to GRUB.
+_PLAIN = re.compile(r"""[^{}|&$;<> \t\n\r'"\\]+""")
 _DOUBLE = re.compile(r'[^"$\\]+')
 
 
@@ -224,7 +227,8 @@ def _word(text: str, start: int) -> Word:
             at += 1
         else:
             break
-    return Word(start, at, text[start:at], tuple(pieces))
+    # GRUB reads lines without the carriage returns that an editor may have left at their ends.
+    return Word(start, at, text[start:at].rstrip("\r"), tuple(pieces))
 
 
 def _double(text: str, at: int, pieces: list[Piece], variables: bool = True) -> int:

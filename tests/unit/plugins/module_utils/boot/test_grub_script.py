@@ -113,6 +113,8 @@ WORDS = [
     ('"a\\\nb"', "ab"),
     ("--id=plain", "--id=plain"),
     ("é'ü'", "éü"),
+    ("a\N{NO-BREAK SPACE}b", "a\N{NO-BREAK SPACE}b"),
+    ("\f\v\x1c\x85\u3000", "\f\v\x1c\x85\u3000"),
 ]
 
 
@@ -181,6 +183,12 @@ GOOD = [
     "echo a \\\n  b",
     "linux /vmlinuz \\\n",
     "menuentry a {\r\n\techo b\r\n}",
+    "function f\r\n{\r\n\tif true; then\r\n\t\techo b\r\n\tfi\r\n}\r",
+    # Signs that look like spaces are a part of the word.
+    "menuentry\N{NO-BREAK SPACE}'a' {\n\techo b\n}",
+    "if true\N{NO-BREAK SPACE}; then echo a\fb; fi",
+    "\v\x1c\x85\u3000\ufeff",
+    "echo $1a ${12} ${_a1}",
     "! true",
     "x=1",
     "a{ echo b; }",
@@ -198,6 +206,9 @@ BAD = [
     "echo a || echo b",
     "echo a | cat",
     "echo a > b",
+    "if true; then echo a; fi\N{NO-BREAK SPACE}",
+    "echo ${1a}",
+    "echo ${a-b}",
     "echo a & echo b",
     "if true; then fi",
     "if true then echo a; fi",
@@ -231,6 +242,7 @@ ATOMS = st.sampled_from(
         *("if", "then", "else", "fi", "elif", "true", ";", "\n", "{", "}", "a", "'b c'", '"d $x"', "\\\n"),
         *("while", "do", "done", "for", "in", "function", "menuentry", "$y", "${z}", "\\;", "'", '"', "|"),
         *("$", "[", "]", "=", "!", ";;", "x#y", '$"t"', "until", "case", "[[", "]]", "#", "&&"),
+        *("\r\n", "\N{NO-BREAK SPACE}", "\f", "\x1c", "ä", "${1a}", "$1a", "${12}"),
     ]
 )
 
