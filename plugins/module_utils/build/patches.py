@@ -180,6 +180,7 @@ def _plain_lines(text: bytes) -> bytes:
 
 
 _HUNK = re.compile(rb"^@@ -(?:\d+),?(\d+)? \+(?:\d+),?(\d+)? @@")
+_NO_HUNK = re.compile(rb"^@@? ?-\d")
 _GIT = re.compile(rb"^diff --git (\S+|\"[^\"]*\") (\S+|\"[^\"]*\")$")
 _EXTENDED = (
     *(b"index ", b"similarity index ", b"dissimilarity index ", b"old mode ", b"new mode "),
@@ -187,6 +188,9 @@ _EXTENDED = (
 )
 _WITHOUT_HUNKS = (b"new mode ", b"new file mode ", b"deleted file mode ", b"copy to ", b"rename to ")
 _BINARY = (b"GIT binary patch", b"Binary files ")
+_SUBMODULE = re.compile(rb"^(?:new file mode|new mode|deleted file mode) 160000$|^index \S+ 160000$")
+# What `diff` writes without -u.
+_NORMAL = re.compile(rb"^\d+(?:,\d+)?[acd]\d+(?:,\d+)?\r?$")
 
 
 def _diffs(text: bytes, name: str) -> tuple[bytes, tuple[tuple[str, str], ...]]:
@@ -213,11 +217,25 @@ def _diffs(text: bytes, name: str) -> tuple[bytes, tuple[tuple[str, str], ...]]:
                     f"patch {name} changes a binary file ({_shown(named[2] if named else header[0])}): "
                     "give a source that has it, and a patch without it"
                 )
+            if any(_SUBMODULE.match(one) for one in header):
+                raise Refused(
+                    f"patch {name} changes a submodule ({_shown(named[2] if named else header[0])}), which "
+                    "no patch can: give a source that has it"
+                )
         if line(at).startswith(b"--- ") and line(at + 1).startswith(b"+++ ") and _HUNK.match(line(at + 2)):
             hunks, end = _hunks(lines, at + 2, name)
             kept += [*header, lines[at], lines[at + 1], *hunks]
             files.append((_file(lines[at]), _file(lines[at + 1])))
             at = end
+        elif _begun(header, named, lines, at):
+            if line(at + 2).startswith(b"@@@ "):
+                raise Refused(
+                    f"patch {name} is a combined diff of a merge: make one against one parent (git diff A B)"
+                )
+            raise Refused(
+                f"patch {name} has nothing to apply in the diff at line {at + 1}: it was cut off or "
+                "changed on the way; get it again"
+            )
         elif any(one.startswith(_WITHOUT_HUNKS) for one in header):
             kept += header
             files.append((_shown(named[1]), _shown(named[2])) if named else ("", _shown(header[0])))
@@ -228,8 +246,24 @@ def _diffs(text: bytes, name: str) -> tuple[bytes, tuple[tuple[str, str], ...]]:
                 and line(at + 2)[:5] == b"*" * 5
             ):
                 raise Refused(f"patch {name} is a context diff: make a unified one (diff -u)")
+            if _NORMAL.match(line(at)) and line(at + 1)[:2] in (b"< ", b"> "):
+                raise Refused(f"patch {name} is a diff without context: make a unified one (diff -u)")
             at += 1
     return b"\n".join([*kept, b""]), tuple(files)
+
+
+def _begun(header: list[bytes], named: re.Match[bytes] | None, lines: list[bytes], at: int) -> bool:
+    """Whether a diff begins before a line that has no hunk, nor says without one what it changes: a message
+    may have words that look like the first ones of a diff.
+    """
+    first, second, *rest = [*lines[at:], b"", b""]
+    names = first.startswith(b"--- ") and second.startswith(b"+++ ")
+    if names and (rest[0].startswith(b"@@") or not any(rest)):
+        return True
+    if any(one.startswith(_WITHOUT_HUNKS) for one in header):
+        return first.startswith(b"--- ")
+    same = named is not None and named[1][:1] != named[2][:1] and named[1][1:] == named[2][1:]
+    return len(header) > 1 or same or (bool(header) and names)
 
 
 def _hunks(lines: list[bytes], at: int, name: str) -> tuple[list[bytes], int]:
@@ -259,6 +293,11 @@ def _hunks(lines: list[bytes], at: int, name: str) -> tuple[list[bytes], int]:
             at += 1
         elif old < 0 or new < 0 or (after[:1] in (b"+", b"-") and not re.match(rb"--(\s|-|$)", after)):
             raise _damaged(name, begin, at)
+    if at < len(lines) and _NO_HUNK.match(lines[at]):
+        raise Refused(
+            f"patch {name} is damaged: line {at + 1} does not say how many lines its hunk has; get it again, "
+            "in a way that changes no line"
+        )
     if not changes:
         raise Refused(f"patch {name} has nothing to apply: the hunks that end in line {at} change nothing")
     return kept, at
@@ -301,7 +340,10 @@ def apply_patch(tree: Path, path: Path, name: str) -> None:
 def _nothing_lost(tree: Path, change: Change) -> None:
     """patch(1) renames and copies over what is there, without a word."""
     moved = {
-        what: set(re.findall(rb"^(?:rename|copy) %b (\S.*)$" % what, change.text, re.MULTILINE))
+        what: {
+            _unquoted(name)
+            for name in re.findall(rb"^(?:rename|copy) %b (\S.*)$" % what, change.text, re.MULTILINE)
+        }
         for what in (b"from", b"to")
     }
     for name in sorted(moved[b"to"] - moved[b"from"]):
@@ -310,6 +352,22 @@ def _nothing_lost(tree: Path, change: Change) -> None:
                 f"patch {change.name} does not apply: it renames or copies a file to {_shown(name)}, which "
                 "exists already"
             )
+
+
+_ESCAPED = re.compile(rb"\\([0-7]{3}|.)")
+_SIGNS = dict(zip(b"abfnrtv", b"\a\b\f\n\r\t\v"))
+
+
+def _unquoted(name: bytes) -> bytes:
+    """A name that git has quoted as C does: all that is no ASCII."""
+    if len(name) < 2 or name[:1] != b'"' or name[-1:] != b'"':
+        return name
+
+    def sign(match: re.Match[bytes]) -> bytes:
+        code = match[1]
+        return bytes([int(code, 8) & 255 if len(code) == 3 else _SIGNS.get(code[0], code[0])])
+
+    return _ESCAPED.sub(sign, name[1:-1])
 
 
 def patch_error(name: str, output: str) -> str:

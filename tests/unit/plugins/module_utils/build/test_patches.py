@@ -285,6 +285,21 @@ def test_a_file_that_is_there_is_not_lost(two_trees, tmp_path, how):
     assert files(two_trees[0]) == before
 
 
+@pytest.mark.parametrize("how", ["rename", "copy"])
+def test_a_file_whose_name_git_has_quoted_is_not_lost(two_trees, tmp_path, how):
+    file = tmp_path / "one.patch"
+    for name in ("f\n.c", 'ü "x".c'):
+        (two_trees[0] / name).write_text("old\n")
+    before = files(two_trees[0])
+    for quoted, shown in ((r"f\n.c", r"f\n\.c"), (r"\303\274 \"x\".c", 'ü "x"\\.c')):
+        file.write_text(
+            f'diff --git a/a.c "b/{quoted}"\nsimilarity index 100%\n{how} from a.c\n{how} to "{quoted}"\n'
+        )
+        with pytest.raises(Failure, match=f"it renames or copies a file to {shown}, which exists already"):
+            apply(two_trees[0], file)
+    assert files(two_trees[0]) == before
+
+
 def test_mails_of_a_box_in_their_order(two_trees, tmp_path):
     ours, _theirs = two_trees
     cover = f"{MBOX}{HEAD.replace('[PATCH]', '[PATCH v2 0/2]')}\nWhat it is for.\n\n"
@@ -353,6 +368,51 @@ def test_a_patch_with_nothing_to_apply(two_trees, tmp_path, text):
     assert files(two_trees[0]) == before
 
 
+# What is left of a second diff that was cut off, or changed on the way; git refuses the first four.
+LEFT = [
+    "diff --git a/b.c b/b.c\n",
+    "diff --git a/b.c b/b.c\nindex 1..2 100644\n",
+    "diff --git a/b.c b/b.c\nindex 1..2 100644\n--- a/b.c\n",
+    "diff --git a/b.c b/b.c\nold mode 100644\n",
+    "diff --git a/b.c b/b.c\nindex 1..2 100644\n--- a/b.c\n+++ b/b.c\n",
+    "diff --git a/n.c b/n.c\nnew file mode 100644\n--- /dev/null\n+++ b/n.c\n",
+    "diff --git a/a c.c b/n c.c\nsimilarity index 9%\nrename from a c.c\nrename to n c.c\n--- a/a c.c\n",
+    "diff -ru a/b.c b/b.c\n--- a/b.c\n+++ b/b.c\n\n",
+    EXAMPLE.replace("@@ -1,3 +1,3 @@", "@@ -1,3 +1,3"),
+    f"diff --git a/b.c b/b.c\nindex 1..2\n{EXAMPLE.replace('@@ -1,3', '-1,3')}",
+]
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_a_diff_of_which_only_a_part_is_left(two_trees, tmp_path, left):
+    file = tmp_path / "cut.patch"
+    before = files(two_trees[0])
+    mail = MBOX + HEAD + mime("quoted-printable", f"text\n---\n{BARE}{left}")
+    for text in (BARE + left, mail):
+        file.write_text(text)
+        with pytest.raises(Refused, match=r"patch cut\.patch has nothing to apply in the diff at line \d+: "):
+            apply(two_trees[0], file)
+    assert files(two_trees[0]) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "diff --git shows more",
+        "diff --git old new",
+        "diff -u says:\n--- before\n+++ after",
+        "--- before\n+++ after\nis what it says",
+        "2c3\nis a place",
+        "-- \n@someone: see @@ -1 +1",
+    ],
+)
+def test_words_that_are_no_diff(two_trees, tmp_path, words):
+    file = tmp_path / "one.patch"
+    file.write_text(f"{HEAD}\n{words}\n---\n{BARE}{words}\nand more\n")
+    assert [change.files for change in read_patch(file, "one")] == [(("a/a.c", "b/a.c"),)]
+    apply(two_trees[0], file)
+
+
 def test_a_lost_mail_of_a_box(tmp_path):
     subject = "=?UTF-8?q?=5BPATCH=201/2=5D=20f=C3=BCr?="
     lost = f"{MBOX}{HEAD.replace('[PATCH] a: two', subject)}\nlost\n"
@@ -374,6 +434,20 @@ def test_a_lost_mail_of_a_box(tmp_path):
             r"binary file \(b/x\.bin\)",
         ),
         ("*** a/b.c\n--- b/b.c\n***************\n*** 1,3 ****\n", "is a context diff"),
+        (f"{BARE}diff -r a/b.c b/b.c\n2c2\n< beta\n---\n> B\n", "is a diff without context"),
+        ("2,3d1\r\n< beta\r\n< gamma\r\n", "is a diff without context"),
+        (
+            f"{BARE}diff --cc b.c\nindex 1,2..3\n--- a/b.c\n+++ b/b.c\n@@@ -1,1 -1,1 +1,1 @@@\n--a\n++b\n",
+            "is a combined diff of a merge",
+        ),
+        (
+            "diff --git a/s b/s\nnew file mode 160000\nindex 0..1\n--- /dev/null\n+++ b/s\n@@ -0,0 +1 @@\n"
+            "+Subproject commit 1\n",
+            r"changes a submodule \(b/s\)",
+        ),
+        ("diff --git a/s b/s\nindex 1..2 160000\n--- a/s\n+++ b/s\n@@ -1 +1 @@\n-1\n+2\n", "a submodule"),
+        (f"{BARE}@@ -10,2 +10,3\n x\n+y\n z\n", r"is damaged: line 9 does not say how many"),
+        (f"{BARE}@ -10,2 +10,3 @@\n x\n+y\n z\n", r"is damaged: line 9 does not say how many"),
     ],
 )
 def test_a_patch_that_is_not_right(tmp_path, text, reason):
