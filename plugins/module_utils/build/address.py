@@ -15,11 +15,23 @@ from urllib.parse import unquote
 from ..common.errors import Failure
 
 REMOTE = ("https://", "http://", "file://")
-# Names and passwords, which may have an @ themselves, and what is asked for: a key, or a signature of access.
-# A password that was not encoded may have what ends the host's part elsewhere; what precedes it is no port.
-_ADDRESS = re.compile(
-    r"""([A-Za-z][\w+.-]*://)([^/\s'"?#]*@|[^][/\s'"?#:]*:(?!\d*[/?#])[^\s'"]*@)?([^\s'"?#]*)(\?[^\s'"]*)?"""
-)
+
+
+def _pattern(stop: str) -> re.Pattern[str]:
+    """An address up to one of the signs: scheme, names and passwords, which may have an @ themselves, place,
+    and what is asked for: a key, or a signature of access.
+    """
+    # A quote may be a part of it. One that ends it is followed by the end of a word.
+    sign = rf"""(?:[^{stop}]|['"](?=[^\s'":,;.()<>\]}}]))"""
+    name = rf"(?:(?![/?#]){sign})"
+    # A password that was not encoded may have what ends the host's part elsewhere; what precedes it is no
+    # port.
+    user = rf"{name}*@|(?:(?![][:]){name})*:(?!\d*[/?#]){sign}*@"
+    return re.compile(rf"([A-Za-z][\w+.-]*://)({user})?([^?#{stop}]*)(\?{sign}*)?")
+
+
+_IN_TEXT = _pattern(r"\s'\"")
+_ALONE = _pattern(r"\0")
 
 
 def is_remote(src: str) -> bool:
@@ -33,14 +45,14 @@ def masked(text: str) -> str:
         scheme, user, rest, query = match.groups()
         return f"{scheme}{'***@' if user else ''}{rest}{'?***' if query else ''}"
 
-    return _ADDRESS.sub(mask, text)
+    return _IN_TEXT.sub(mask, text)
 
 
 def secrets_of(addresses: Iterable[str | None]) -> set[str]:
     """What must not be shown anywhere, as it stands in the addresses and as it is meant."""
     found: set[str] = set()
     for address in addresses:
-        match = _ADDRESS.match(address or "")
+        match = _ALONE.match(address or "")
         _scheme, user, _rest, query = match.groups() if match else ("", "", "", "")
         if user:
             password = user[:-1].partition(":")[2]
@@ -53,7 +65,7 @@ def secrets_of(addresses: Iterable[str | None]) -> set[str]:
 
 def file_name(address: str) -> str:
     """What a file from an address is called."""
-    match = _ADDRESS.match(address)
+    match = _ALONE.match(address)
     path = match[3].partition("/")[2] if match else address
     return PurePath(path).name or "file"
 

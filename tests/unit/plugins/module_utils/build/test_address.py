@@ -25,6 +25,10 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors im
         ("https://m/x.tar?sig=abc&e=1", "https://m/x.tar?***", {"sig=abc&e=1"}),
         ("https://a:p/s@m/x", "https://***@m/x", {"a:p/s@", "p/s"}),
         ("https://a:p?s#@m", "https://***@m", {"a:p?s#@", "p?s#"}),
+        ("https://a:it's@m/x", "https://***@m/x", {"a:it's@", "it's"}),
+        ("https://it's:p@m", "https://***@m", {"it's:p@", "p"}),
+        ("https://a:p'/s@m/x", "https://***@m/x", {"a:p'/s@", "p'/s"}),
+        ("https://m/x?sig=a'b&e=1", "https://m/x?***", {"sig=a'b&e=1"}),
         ("http://[fe80::1]/a@b", "http://[fe80::1]/a@b", set()),
         ("https://m:8080/a@b", "https://m:8080/a@b", set()),
         ("file:///srv/linux", "file:///srv/linux", set()),
@@ -36,6 +40,30 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.common.errors im
 def test_secrets_of_an_address(address, shown, secrets):
     assert masked(f"cannot fetch '{address}': 404") == f"cannot fetch '{shown}': 404"
     assert secrets_of([address, None]) == secrets
+
+
+@pytest.mark.parametrize(
+    ("address", "secrets"),
+    [
+        ("https://a:p q@m/x", {"a:p q@", "p q"}),
+        ("https://a:'\"@m", {"a:'\"@", "'\""}),
+        ("https://a:p\t'@m/x?key=1 2'", {"a:p\t'@", "p\t'", "key=1 2'"}),
+    ],
+)
+def test_secrets_that_no_address_should_have(address, secrets):
+    assert secrets_of([address]) == secrets
+
+
+def test_what_follows_an_address_is_none_of_it():
+    for text in (
+        "{'url': 'https://m/x', 'mail': 'a@b'}",
+        '{"url":"https://m","mail":"a@b"}',
+        "'https://m': a:b@c",
+        "see 'https://m'; then 'a:b@c'",
+        "['https://m/?' 'x@y']",
+        '("https://m/x")"a:b@c"',
+    ):
+        assert masked(text) == text.replace("/?'", "/?***'")
 
 
 def test_every_address_of_a_text_is_masked():
