@@ -48,12 +48,12 @@ def machine_mirror() -> str:
     """
     targets = ["apt-get", "indextargets", "Created-By: Packages"]
     purpose = "find the Debian mirror of this machine"
-    known = must([*targets, "--format=$(REPO_URI)", *_DEBIAN], purpose).stdout.split()
+    known = _network(must([*targets, "--format=$(REPO_URI)", *_FILTERS], purpose).stdout)
     if known:
         return known[0].rstrip("/")
     # Their package lists were never fetched, or were thrown away, as in images of containers.
     listed = must([*targets, "--no-release-info", "--format=$(REPO_URI) $(RELEASE)"], purpose).stdout
-    places = [line.split()[:2] for line in dict.fromkeys(listed.splitlines()) if len(line.split()) > 1]
+    places = [line.split()[:2] for line in _network(listed) if len(line.split()) > 1]
     for uri, suite in places:
         if _is_debian(uri, suite):
             return uri.rstrip("/")
@@ -64,7 +64,13 @@ def machine_mirror() -> str:
     )
 
 
-_DEBIAN = ("Origin: Debian", "Label: Debian")  # security updates and backports have other labels
+_DEBIAN = {"origin": "Debian", "label": "Debian"}  # security updates and backports have other labels
+_FILTERS = [f"{name.title()}: {value}" for name, value in _DEBIAN.items()]
+
+
+def _network(listed: str) -> list[str]:
+    """Lines of addresses, each once: without the discs of an installation, which hold no archive."""
+    return [line for line in dict.fromkeys(listed.splitlines()) if not line.startswith("cdrom:")]
 
 
 def _is_debian(uri: str, suite: str) -> bool:
@@ -74,8 +80,22 @@ def _is_debian(uri: str, suite: str) -> bool:
             path = Path(scratch, name)
             run([_HELPER, "download-file", f"{uri.rstrip('/')}/dists/{suite}/{name}", path], timeout=60)
             if path.exists():
-                return set(_DEBIAN) <= set(read_text(path).splitlines())
+                return _DEBIAN.items() <= _fields(read_text(path)).items()
     return False
+
+
+def _fields(release: str) -> dict[str, str]:
+    """What a Release or InRelease file says, by names in lower case; of what is signed, where a part is."""
+    found: dict[str, str] = {}
+    for line in release.split("\n"):
+        if line.startswith("-----BEGIN PGP SIGNED MESSAGE-----"):
+            found = {}
+        elif line.startswith("-----BEGIN PGP SIGNATURE-----"):
+            break
+        name, colon, value = line.partition(":")
+        if colon and not name.startswith((" ", "\t")):
+            found.setdefault(name.lower(), value.strip(" \t\r"))
+    return found
 
 
 _HELPER = "/usr/lib/apt/apt-helper"

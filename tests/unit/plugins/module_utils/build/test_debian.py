@@ -92,6 +92,56 @@ def test_the_mirror_of_a_machine_says_that_it_is_debian(machine, tmp_path, updat
     assert mirror() == debian_itself
 
 
+DISC = "cdrom:[Debian GNU/Linux 13.0.0 _Trixie_ - DVD Binary-1 20250809-11:20]/"
+ITS_LISTS = "Debian%20GNU_Linux%2013.0.0%20%5fTrixie%5f%20-%20DVD%20Binary-1%2020250809-11:20_dists_trixie"
+
+
+@pytest.mark.parametrize("mirror", [machine_mirror, by_script])
+@pytest.mark.parametrize("update", [True, False], ids=["lists", "no lists"])
+def test_the_disc_of_an_installation_is_no_mirror(machine, tmp_path, update, mirror):
+    debian_itself = repository(tmp_path / "debian", "Debian", "Debian")
+    machine(debian_itself, update=update)
+    lists = tmp_path / "apt/lists"
+    for path in list(lists.glob("*_dists_trixie_*")):  # as apt-cdrom would leave them
+        (lists / f"{ITS_LISTS}{path.name.partition('_dists_trixie')[2]}").write_bytes(path.read_bytes())
+    machine(DISC, debian_itself, update=False)
+    assert mirror() == debian_itself
+
+
+@pytest.mark.parametrize("mirror", [machine_mirror, by_script])
+@pytest.mark.parametrize(
+    "fields",
+    ["Origin:Debian\nLabel:Debian", "origin: Debian \nLABEL:\tDebian\t", "Origin: Debian\r\nLabel: Debian\r"],
+)
+def test_a_release_file_in_other_hands(machine, tmp_path, fields, mirror):
+    address = repository(tmp_path / "debian", "Debian", "Debian")
+    release = tmp_path / "debian/dists/trixie/Release"
+    release.write_text(release.read_text().replace("Origin: Debian\nLabel: Debian", fields))
+    machine(address, update=False)
+    assert mirror() == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Origin: Example\nDescription: x\fOrigin: Debian\fLabel: Debian\n",
+        "Origin: Example\nDescription: x\u2028Origin: Debian\u2028Label: Debian\n",
+        "Origin: Example\nLabel: Example\nDescription: like\n Origin: Debian\n Label: Debian\n",
+        "Origin: Debian\nLabel: Debian\n-----BEGIN PGP SIGNED MESSAGE-----\n\nOrigin: Example\n",
+        "-----BEGIN PGP SIGNED MESSAGE-----\n\nOrigin: Example\n-----BEGIN PGP SIGNATURE-----\n"
+        "Origin: Debian\nLabel: Debian\n",
+        "Origin: Debian Ports\nLabel: Debian\n",
+        "",
+    ],
+)
+def test_a_release_file_that_only_looks_like_debian_s(machine, tmp_path, text):
+    address = repository(tmp_path / "debian", "Example", "Example")
+    (tmp_path / "debian/dists/trixie/Release").write_text(text)
+    machine(address, update=False)
+    with pytest.raises(Failure, match="no mirror was given"):
+        machine_mirror()
+
+
 @pytest.mark.parametrize("update", [True, False], ids=["lists", "no lists"])
 def test_a_machine_without_a_debian_mirror(machine, tmp_path, update):
     other = repository(tmp_path / "stable/debian", "example", "example")
