@@ -32,6 +32,10 @@ FILES: dict[str, str | None] = {
     "SYSTEM_TRUSTED_KEYS": "",
     "SYSTEM_REVOCATION_KEYS": "",
     "SYSTEM_BLACKLIST_HASH_LIST": "",
+    # Not in 6.12, in 7.3.
+    "LOGO_LINUX_MONO_FILE": "drivers/video/logo/logo_linux_mono.pbm",
+    "LOGO_LINUX_VGA16_FILE": "drivers/video/logo/logo_linux_vga16.ppm",
+    "LOGO_LINUX_CLUT224_FILE": "drivers/video/logo/logo_linux_clut224.ppm",
     "INITRAMFS_SOURCE": None,
     "EXTRA_FIRMWARE": None,
     "BOOT_CONFIG_EMBED_FILE": None,

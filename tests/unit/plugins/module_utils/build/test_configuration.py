@@ -93,6 +93,9 @@ def configure(tree, tmp_path):
         ("SYSTEM_TRUSTED_KEYS", "debian/canonical-certs.pem", ""),
         ("SYSTEM_REVOCATION_KEYS", "debian/canonical-revoked-certs.pem", ""),
         ("SYSTEM_TRUSTED_KEYS", "/no/such/keys.pem", ""),
+        ("SYSTEM_BLACKLIST_HASH_LIST", "debian/hashes", ""),
+        ("LOGO_LINUX_CLUT224_FILE", "/no/such/logo.ppm", "drivers/video/logo/logo_linux_clut224.ppm"),
+        ("LOGO_LINUX_MONO_FILE", "ours.pbm", "drivers/video/logo/logo_linux_mono.pbm"),
     ],
 )
 def test_keys_of_the_base_that_are_not_there(configure, symbol, value, default):
@@ -127,6 +130,7 @@ def test_files_that_are_there_stay(configure, tree, tmp_path):
             'CONFIG_EXTRA_FIRMWARE="x.bin"\nCONFIG_EXTRA_FIRMWARE_DIR="firmware"', "", r"has firmware/x\.bin",
         ),
         ('CONFIG_BOOT_CONFIG_EMBED_FILE="boot.cfg"', "", r"has boot\.cfg"),
+        ("", 'CONFIG_LOGO_LINUX_VGA16_FILE="/our logo.ppm"', r"\(mine\.config:1\): .* has /our logo\.ppm"),
     ],
 )  # fmt: skip
 def test_files_that_nothing_can_stand_for(configure, base, fragment, reason):
@@ -165,19 +169,20 @@ def test_a_signer_s_key_is_not_looked_for(configure):
 
 
 def test_files_outside_of_the_tree_are_inputs(tmp_path):
-    for name in ("keys.pem", "list", "init", "x.bin"):
+    for name in ("keys.pem", "list", "init", "x.bin", "logo.ppm"):
         (tmp_path / name).touch()
     (tmp_path / "list").write_text(f"dir /dev 0755 0 0\nfile /init {tmp_path}/init 0755 0 0\n")
     base = tmp_path / "base.config.gz"
     lines = [
         f'CONFIG_SYSTEM_TRUSTED_KEYS="{tmp_path}/keys.pem"', f'CONFIG_EXTRA_FIRMWARE_DIR="{tmp_path}"',
-        'CONFIG_EXTRA_FIRMWARE="x.bin gone.bin"', 'CONFIG_INITRAMFS_SOURCE="overridden"',
+        'CONFIG_EXTRA_FIRMWARE="x.bin gone.bin"', f'CONFIG_LOGO_LINUX_CLUT224_FILE="{tmp_path}/logo.ppm"',
+        'CONFIG_INITRAMFS_SOURCE="overridden"',
     ]  # fmt: skip
     base.write_bytes(gzip.compress("\n".join(lines).encode()))
     fragment = f'CONFIG_INITRAMFS_SOURCE="{tmp_path}/list in-the-tree.cpio"'
     wanted = kconfig.merge([kconfig.parse_fragment(fragment, "f")])
     names = [path.name for path in Configuration("sha256:0", base, wanted).named_files()]
-    assert names == ["init", "keys.pem", "list", "x.bin"]
+    assert names == ["init", "keys.pem", "list", "logo.ppm", "x.bin"]
     assert Configuration("tinyconfig", None, {}).named_files() == []
 
 
