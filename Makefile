@@ -34,9 +34,6 @@ export LC_ALL := C.UTF-8
 
 built_kernel := -e kernel_profile=lab -e '{"lab_kernel_debs": "{{ hostvars.localhost.kernel_built.debs }}"}'
 
-# What serves disks and shares, and sets up networks: hosts of the lab have no way to a mirror.
-with_devices := -e '{"lab_extra_packages": ["nftables", "qemu-utils", "virtiofsd"]}'
-
 .PHONY: help
 help: ## This list
 	@echo "Targets (VARIABLE=default):"
@@ -142,7 +139,7 @@ kernel-builds: kernel ## Real builds: cost, packages, signatures, faults (PARTS=
 lab-up: ## Start a QEMU host with that kernel, or with Debian's (KERNEL=multikernel|stock KERNEL_VERSION=6.12)
 	@tools/bootstrap $(if $(filter stock,$(KERNEL)),,build) lab
 	ansible-playbook $(if $(filter stock,$(KERNEL)),,playbooks/kernel_build.yml) playbooks/lab_up.yml \
-		$(with_devices) $(if $(filter stock,$(KERNEL)),,$(built_kernel))
+		-e '{"lab_devices": true}' $(if $(filter stock,$(KERNEL)),,$(built_kernel))
 
 .PHONY: lab-down
 lab-down: ## Stop the QEMU hosts and delete their disks; console logs stay in .lab
