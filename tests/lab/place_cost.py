@@ -13,7 +13,6 @@ Instances have labels, NUMA nodes and others that they are to be apart from, as 
 import argparse
 import copy
 import math
-import random
 import statistics
 import subprocess
 import sys
@@ -38,24 +37,6 @@ plot {curves}
 """
 
 
-def fleet(hosts, each):
-    """Hosts that are all needed, and instances of all kinds."""
-    node = {"cpus": each * 5 // 4, "memory": f"{each * 8}G"}
-    room = {"cpus": 2 * node["cpus"], "memory": f"{each * 16}G", "nodes": {0: node, 1: node}}
-    chance = random.Random(1)
-    instances = {
-        f"i{number}": {
-            "cpu_count": chance.choice((1, 2, 3)),
-            "memory": chance.choice(("4G", "8G")),
-            "requires": {"zone": str(number % 3)} if number % 2 else {},
-            "apart": f"a{number // 8}",
-            "one_node": number % 5 == 0,
-        }
-        for number in range(hosts * each)
-    }
-    return {f"h{number}": {**room, "labels": {"zone": str(number % 3)}} for number in range(hosts)}, instances
-
-
 def cost(place, hosts, instances, policy, rounds):
     spent = []
     for _round in range(rounds):
@@ -74,13 +55,15 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     init_plugin_loader()
+    from ansible_collections.mkops.multikernel.tests.unit.fleets import to_place  # found from here on
+
     place = filter_loader.get("mkops.multikernel.place").j2_function
     found, curves, data = {}, [], []
     for each, colour in zip(EACH, COLOURS, strict=True):
         for policy, dashes in LINES.items():
             rows = []
             for count in HOSTS:
-                hosts, instances = fleet(count, each)
+                hosts, instances = to_place(count, each)
                 seconds = found[count, each, policy] = cost(place, hosts, instances, policy, options.rounds)
                 print(f"{policy:6} {count:5} hosts x {each:2}: {seconds:7.3f} s", flush=True)
                 rows.append(f"{count * each} {seconds}\n")

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 GIB = 1 << 30
@@ -124,3 +125,21 @@ def fleet(size: int = 50) -> dict[str, Any]:
     hosts["refused"] = {"failed": True, "msg": "only root may read it"}
     hosts["many"] = machine(2, 1, 32, 2, lent=45, each=2, free=0)
     return hosts
+
+
+def to_place(hosts: int, each: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What filter place is given: hosts that are all needed, and so many instances of all kinds for each."""
+    node = {"cpus": each * 5 // 4, "memory": f"{each * 8}G"}
+    room = {"cpus": 2 * node["cpus"], "memory": f"{each * 16}G", "nodes": {0: node, 1: node}}
+    chance = random.Random(1)
+    instances = {
+        f"i{number}": {
+            "cpu_count": chance.choice((1, 2, 3)),
+            "memory": chance.choice(("4G", "8G")),
+            "requires": {"zone": str(number % 3)} if number % 2 else {},
+            "apart": f"a{number // 8}",
+            "one_node": number % 5 == 0,
+        }
+        for number in range(hosts * each)
+    }
+    return {f"h{number}": {**room, "labels": {"zone": str(number % 3)}} for number in range(hosts)}, instances

@@ -12,6 +12,7 @@ finds none, there may be one if others were placed elsewhere.
 from __future__ import annotations
 
 import bisect
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -277,7 +278,8 @@ def _room(given: object, what: str, reasons: list[str]) -> Room:
 def _count(value: object, what: str, reasons: list[str], least: int = 0) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= least:
         return value
-    if isinstance(value, str) and value.isdigit() and int(value) >= least:
+    # Python takes other digits for numbers as well, and none of thousands of them.
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value) and int(value) >= least:
         return int(value)
     reasons.append(f"{what}: {shown(value)} is not a number of CPUs")
     return least

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copy
 import os
-import random
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from ansible_collections.mkops.multikernel.plugins.module_utils.divide.fleet imp
     read_hosts,
     read_instances,
 )
+from ansible_collections.mkops.multikernel.tests.unit.fleets import to_place
 
 GIB = 1 << 30
 
@@ -162,6 +162,13 @@ def test_instances_that_are_none(given, reasons):
                 "host h: instance y: memory: nothing is not a size",
             ],
         ),
+        (
+            {"h": {**BIG, "cpus": "\N{SUPERSCRIPT TWO}"}, "i": {**BIG, "cpus": "1" * 5000}},
+            [
+                "host h: cpus: '\N{SUPERSCRIPT TWO}' is not a number of CPUs",
+                f"host i: cpus: '{'1' * 80}...' is not a number of CPUs",
+            ],
+        ),
         ({"h": {**BIG, "nodes": {0: 5}}}, ["host h: node 0: '5' is not a dictionary with cpus and memory"]),
     ],
 )
@@ -251,20 +258,7 @@ def test_the_second_run_changes_nothing(fleet, policy):
 
 def large_fleet(policy):
     """1,000 hosts with 64 instances each: seconds of work."""
-    node = {"cpus": 80, "memory": "512G"}
-    room = {"cpus": 160, "memory": "1T", "nodes": {0: node, 1: node}}
-    hosts = {f"h{number}": {**room, "labels": {"zone": str(number % 3)}} for number in range(1000)}
-    chance = random.Random(1)
-    instances = {
-        f"i{number}": {
-            "cpu_count": chance.choice((1, 2, 3)),
-            "memory": chance.choice(("4G", "8G")),
-            "requires": {"zone": str(number % 3)} if number % 2 else {},
-            "apart": f"a{number // 8}",
-            "one_node": number % 5 == 0,
-        }
-        for number in range(64000)
-    }
+    hosts, instances = to_place(1000, 64)
     started = time.process_time()
     result = placed(hosts, instances, policy)
     spent = time.process_time() - started
