@@ -45,11 +45,13 @@ def expected_objects(config: Mapping[str, str], earlier: Mapping[str, int] | Non
 
 
 _ERROR = re.compile(
-    r"\berror:|\bfatal:|undefined reference|: No such file|Killed|No space left", re.IGNORECASE
+    r"\berror(?:\[E\d+\])?:|\bfatal:|undefined reference|: No such file|Killed|No space left", re.IGNORECASE
 )
 _GAVE_UP = re.compile(r"^\S*make(?:\[\d+\])?: \*\*\* |^\*\*\* ")
 _QUIET = re.compile(r"^\s+[A-Z][A-Z0-9_]+(?:\s+\[M\])?\s+\S+$")
-_NEAR = 20  # lines before make gives up; other jobs print meanwhile
+# What compilers of other jobs say meanwhile.
+_WARNING = re.compile(r": (?:warning|note): |^\s*\d* \| |: In function |: At top level:")
+_NEAR = 200  # lines before make gives up; other jobs print meanwhile
 _CAUSE = 4  # lines of them
 
 
@@ -65,6 +67,7 @@ def error_lines(log: str, limit: int = 8) -> list[str]:
         return lines[-limit:]
     end = ends[0] if ends else len(lines)
     before = [number for number in range(max(0, end - _NEAR), end) if not _QUIET.match(lines[number])]
+    before = [number for number in before if not _WARNING.search(lines[number])] or before
     cause = before[: -_CAUSE - 1 : -1] if ends else []
     wanted = [*errors[:1], *cause[:1], *ends[:1], *cause[1:], *errors[1:], *ends[1:]]
     return [lines[number] for number in sorted(list(dict.fromkeys(wanted))[:limit])]

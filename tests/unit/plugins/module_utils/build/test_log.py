@@ -78,6 +78,29 @@ def test_last_lines_of_a_log_without_errors():
             "make[1]: *** [certs/Makefile:90: certs/x] Error 1\n",
             ["At main.c:160:"],
         ),
+        (
+            "/bin/sh: 1: pahole: not found\n"
+            + "".join(f"  CC [M]  drivers/{n}.o\n" for n in range(150))
+            + "make[3]: *** [scripts/Makefile.vmlinux:35: vmlinux] Error 127\n",
+            ["/bin/sh: 1: pahole: not found"],
+        ),
+        (
+            "sign-file: certs/key.pem: bad password\n"
+            + "".join(
+                f"d{n}.c: In function 'f':\nd{n}.c:1:2: warning: unused\n  12 | int i;\n     |  ^\n"
+                f"d{n}.c:3:1: note: declared here\n"
+                for n in range(9)
+            )
+            + "make[2]: *** [scripts/Makefile.modinst:1: a.ko] Error 1\n",
+            ["sign-file: certs/key.pem: bad password"],
+        ),
+        (
+            "error[E0432]: unresolved import `x`\n --> rust/a.rs:1:5\n  |\n1 | use x;\n  |     ^\n\n"
+            "error: aborting due to 1 previous error\n\n"
+            "For more information about this error, try `rustc --explain E0432`.\n"
+            "make[2]: *** [rust/Makefile:1: rust/core.o] Error 1\n",
+            ["error[E0432]: unresolved import `x`", "error: aborting due to 1 previous error"],
+        ),
         ("make: *** No rule to make target 'a.pem', needed by 'b.x509'.  Stop.\n", []),
     ],
 )
@@ -95,5 +118,7 @@ def test_the_first_error_is_never_cut_off():
         + "".join(f"w.c:{n}: warning: x\n" for n in range(50))
         + "make: *** [a.o] Error 1\n"
     )
-    assert error_lines(log, 3) == ["a.c:1: error: no", "w.c:49: warning: x", "make: *** [a.o] Error 1"]
+    assert error_lines(log, 3) == ["a.c:1: error: no", "make: *** [a.o] Error 1"]
+    warnings = log.replace("error: no", "warning: no")
+    assert error_lines(warnings, 2) == ["w.c:49: warning: x", "make: *** [a.o] Error 1"]
     assert error_lines(log, 1) == ["a.c:1: error: no"]
