@@ -360,6 +360,6 @@ def _parsed(line: bytes) -> tuple[str, int, str]:
     """The end, a number and a text, after the mark; an empty end when it is none of those."""
     words = line.decode("ascii", "replace").split("\n", 1)[0].strip().split(" ", 2)
     known = {agent.EXITED, agent.UNSTARTABLE, agent.FLOODED, agent.TIRED, *REASONS}
-    if len(words) < 2 or words[0] not in known or not words[1].isdigit():
+    if len(words) < 2 or words[0] not in known or not words[1].isdecimal():
         return "", 0, ""
     return words[0], int(words[1]), words[2] if len(words) > 2 else ""

@@ -132,6 +132,7 @@ from ansible.template import Templar, trust_as_template
 from ansible.utils.vars import combine_vars, load_extra_vars
 from ansible.vars.plugins import get_vars_from_inventory_sources
 
+from ansible_collections.mkops.multikernel.plugins.module_utils.common.files import parse_json
 from ansible_collections.mkops.multikernel.plugins.plugin_utils.guests import (
     NoInstances,
     by_kerf,
@@ -312,7 +313,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
 
     def _understood(self, name: str, said: bytes) -> Any:
         try:
-            answer = json.loads(said)
+            answer = parse_json(said)
         except ValueError:
             self._warn(name, "asking it has failed" if len(said) <= LONGEST else "it says too much")
             return None
@@ -324,7 +325,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             self._warn(name, f"mkops fails with code {answer['code']}: {bounded(answer['err'])}")
         else:
             try:
-                return json.loads(answer["out"])
+                return parse_json(answer["out"])
             except ValueError:
                 self._warn(name, f"what mkops says is not JSON: {bounded(answer['out'], 100)}")
         return None

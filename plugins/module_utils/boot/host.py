@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 from ..common.command import ANY, SYSTEM_PATH
 from ..common.dotconfig import parse_config
 from ..common.errors import Failure
-from ..common.files import sha256_file
+from ..common.files import parse_json, sha256_file
 from ..common.live import LIVE_UPDATE, LiveUpdate, parse_live_update
 from ..common.lock import HOST_LOCK, restart_announced
 from . import loaders, packages, secure_boot, trial
@@ -157,10 +156,13 @@ class BootHost(Access):
         """{"kernels": [installed through here], "previous": the last good one}"""
         text = self.text(RECORD)
         try:
-            record = json.loads(text) if text else {}
+            found = parse_json(text) if text else {}
         except ValueError:
-            record = None
-        if not isinstance(record, dict) or not isinstance(record.get("kernels", []), list):
+            found = None
+        record: dict[str, Any] = found if isinstance(found, dict) else {"kernels": None}
+        kernels = record.get("kernels", [])
+        names = [*kernels, record.get("previous", "")] if isinstance(kernels, list) else [None]
+        if not all(isinstance(name, str) for name in names):
             raise Failure(
                 f"{RECORD} is damaged; remove it. That loses only which kernel was the last good one, and "
                 "which kernels kernel_boot has installed"

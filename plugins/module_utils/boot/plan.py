@@ -164,7 +164,7 @@ def release_reasons(release: str) -> list[str]:
 def version_key(release: str) -> tuple[tuple[int, int, str], ...]:
     """6.12.107 comes after 6.12.99."""
     return tuple(
-        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", release)
+        (0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.findall(r"\d+|\D+", release)
     )
 
 

@@ -21,6 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..common.files import parse_json
+
 TOKEN_WORD = "mkops.trial="
 UNIT = "mkops-kernel-trial"
 PANIC_SECONDS = 10
@@ -225,7 +227,7 @@ class Note:
 def parse_note(text: str) -> Note | None:
     """A note that makes sense, or none."""
     try:
-        values = json.loads(text)
+        values = parse_json(text)
         names = [one.name for one in dataclasses.fields(Note)]
         fields = {name: values[name] for name in names if name in values}
         fields["failed_units"] = tuple(map(str, fields.get("failed_units", ())))

@@ -162,7 +162,7 @@ def holds(expression: str, config: Mapping[str, str]) -> bool:
     def value(token: str) -> str:
         if token[0] in "\"'":
             return token[1:-1]
-        if token in _LEVELS or token.isdigit():
+        if token in _LEVELS or token.isdecimal():
             return token
         return config.get(token, "n").strip('"')
 
@@ -181,7 +181,7 @@ def holds(expression: str, config: Mapping[str, str]) -> bool:
             sign, left, right = take(), value(token), value(take())
             if sign in ("=", "!="):
                 return 2 * ((left == right) is (sign == "="))
-            if not (left.isdigit() and right.isdigit()):
+            if not (left.isdecimal() and right.isdecimal()):
                 return 0
             order = {"<": int(left) < int(right), ">": int(left) > int(right)}
             order |= {"<=": not order[">"], ">=": not order["<"]}

@@ -79,11 +79,19 @@ def read_text(path: Path) -> str:
     return path.read_bytes().decode("utf-8", "surrogateescape")
 
 
+def parse_json(data: str | bytes) -> Any:
+    """What a text in JSON says. Raises ValueError for any other, and for one nested too deeply to be read."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def read_record(path: Path, **fields: type) -> dict[str, Any] | None:
     """What a JSON file of ours says; None if it is not there, damaged, or without one of these fields."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = parse_json(path.read_bytes())
+    except (OSError, ValueError):
         return None
     if not isinstance(found, dict) or not all(_is(found.get(name), kind) for name, kind in fields.items()):
         return None

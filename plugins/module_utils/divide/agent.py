@@ -101,7 +101,7 @@ def hung(name: str) -> int:
     """Seconds without a sign of life, where that is too long; else 0."""
     for line in (read(name, "stats") or "").splitlines():
         key, _space, value = line.partition(" ")
-        if key == "heartbeat_age_ms" and value.isdigit() and int(value) > _HUNG:
+        if key == "heartbeat_age_ms" and value.isdecimal() and int(value) > _HUNG:
             return int(value) // 1000
     return 0
 

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import re
@@ -21,7 +20,7 @@ from typing import Any
 
 from ..common.cpuset import parse_cpus
 from ..common.errors import Failure
-from ..common.files import below, sha256
+from ..common.files import below, parse_json, sha256
 from ..common.live import LIVE_UPDATE, LiveUpdate, parse_live_update
 from ..common.lock import HOST_LOCK
 from .fdt import Node, parse_fdt
@@ -526,7 +525,7 @@ class KernelFs:
             data = path.read_bytes()
             if note.get("record") != sha256(data) and path.stat().st_mtime_ns <= booted:
                 return {}
-            return _dictionary(json.loads(data))
+            return _dictionary(parse_json(data))
         except (OSError, ValueError):
             return {}
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..common.files import remove, write_file
+from ..common.files import parse_json, remove, write_file
 
 Identity = tuple[int, ...]  # device, inode, size, time of the last change, of a file
 
@@ -33,7 +33,7 @@ class Notes:
     def read(self, name: str) -> dict[str, Any]:
         """Empty when there is none of this boot."""
         try:
-            found = json.loads(self._path(name).read_bytes())
+            found = parse_json(self._path(name).read_bytes())
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) and found.get("boot_id") == self._boot_id else {}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ..common.command import must
 from ..common.errors import Failure
-from ..common.files import remove, text_of, write_file
+from ..common.files import parse_json, remove, text_of, write_file
 from ..common.lock import locked
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def read_records(directory: Path) -> dict[str, Record]:
     for name in names:
         path = directory / name
         try:
-            plain = json.loads(path.read_bytes())
+            plain = parse_json(path.read_bytes())
         except FileNotFoundError:
             continue  # gone since the directory was listed
         except (OSError, ValueError) as error:

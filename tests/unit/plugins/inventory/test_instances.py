@@ -199,6 +199,7 @@ def test_names_that_are_not_unique(fleet):
         ("exit 127", "it has no mkops: role mkops.multikernel.host installs it"),
         ("echo no such host >&2; exit 3", "mkops fails with code 3: no such host"),
         ("echo '<html>'", "what mkops says is not JSON: <html>"),
+        ("head -c 100000 /dev/zero | tr '\\0' '['", f"what mkops says is not JSON: {'[' * 20}"),
         ("echo '{}'", "what mkops says is not understood: there is no 'instances' in it"),
         (
             'echo \'{"host": {}, "instances": [5]}\'',

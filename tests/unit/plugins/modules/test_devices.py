@@ -246,6 +246,7 @@ def test_a_damaged_record_is_told(run, host):
     path.parent.mkdir(parents=True)
     for text, why in (
         ("{", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
         ("[]", "is no record"),
         ('{"disks": [5]}', "not as this version"),
     ):

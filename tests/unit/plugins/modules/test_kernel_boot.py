@@ -1218,11 +1218,27 @@ def test_the_script_keeps_it_for_root_alone(tmp_path):
     assert oct(stat.S_IMODE(kept.stat().st_mode)) == "0o600"
 
 
-@pytest.mark.parametrize("text", ["[]", "7", '{"kernels": 7}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "7",
+        '{"kernels": 7}',
+        pytest.param("[" * 100_000, id="deep"),
+        '{"kernels": [{}]}',
+        '{"previous": 7}',
+    ],
+)
 def test_a_record_that_is_none_is_named(machine, text):
     machine.file("/var/lib/mkops/kernel-boot/record.json", text)
     with pytest.raises(Failure, match=r"record\.json is damaged; remove it"):
         phase(machine, "plan")
+
+
+def test_kernels_whose_names_have_other_digits(machine):
+    machine.file("/boot/vmlinuz-6.1\N{SUPERSCRIPT TWO}", "")
+    machine.file("/boot/vmlinuz-6.\N{ARABIC-INDIC DIGIT FOUR}", "")
+    assert phase(machine, "plan")["reasons"] == []
 
 
 def test_a_watchdog_is_used_if_there_is_one(machine):

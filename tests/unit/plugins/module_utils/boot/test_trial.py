@@ -162,6 +162,7 @@ def test_a_note_is_read_as_it_was_written():
         "[]",
         "null",
         "7",
+        pytest.param("[" * 100_000, id="deep"),
         json.dumps({"token": "t"}),
         json.dumps({"token": "", "release": NEW, "previous": OLD}),
         json.dumps({"token": "t", "release": "", "previous": OLD}),

@@ -189,7 +189,10 @@ def test_files_that_say_something_else_are_no_traceback(host, read, path, text, 
         read()
 
 
-@pytest.mark.parametrize("record", ["[]", "3", '"x"', '{"kernel": "x", "initrd": []}', "\xff", "{"])
+@pytest.mark.parametrize(
+    "record",
+    ["[]", "3", '"x"', '{"kernel": "x", "initrd": []}', "\xff", "{", pytest.param("[" * 100_000, id="deep")],
+)
 def test_odd_records_prove_nothing(make_host, record):
     host = make_host(
         pool_cpus=[4],
@@ -201,7 +204,17 @@ def test_odd_records_prove_nothing(make_host, record):
     assert (one.kernel, one.initrd) == ({}, {})
 
 
-@pytest.mark.parametrize("note", ["[]", "{", '{"boot_id": "another", "record": "x"}', "\xff", '{"files": 3}'])
+@pytest.mark.parametrize(
+    "note",
+    [
+        "[]",
+        "{",
+        '{"boot_id": "another", "record": "x"}',
+        "\xff",
+        '{"files": 3}',
+        pytest.param('{"a":' * 100_000, id="deep"),
+    ],
+)
 def test_odd_notes_say_nothing(make_host, note):
     host = make_host(
         pool_cpus=[4],
