@@ -720,30 +720,31 @@ class Menu:
         options: dict[str, str] = {}
         classes: list[str] = []
         others: list[str] = []
+        clear = ANY not in arguments
         rest = iter(arguments)
         for word in rest:
             key, equals, value = word.partition("=") if not isinstance(word, Odd) else ("", "", "")
             if key in ("--class", "--users", "--hotkey", "--id", "--source"):
-                given = value if equals else next(rest, "")
-                if not equals and not given:
-                    return None
-                if not equals and given.startswith("-"):
-                    given = ANY  # an option without its word: whatever GRUB makes of that
+                given = value if equals else next(rest, None)
+                if given is None or (not equals and given.startswith("-")):
+                    return None  # the option lacks its word
                 if key == "--class":
                     classes.append(given)
                 else:
                     options[key] = given
             elif key == "--unrestricted":
+                if equals:
+                    return None
                 options[key] = ""
+            elif key in ("--help", "--usage") or re.fullmatch(r"-[hu]+", word):
+                return None  # GRUB tells how to use it, and goes on
             elif word == "--":
                 others += rest
-            elif not isinstance(word, Odd) and word.startswith("-") and len(word) > 1:
-                return None  # GRUB knows no such option, and makes no entry
             else:
-                others.append(word)
-        if not others or (command.block is None and "--source" not in options):
+                others.append(word)  # and what is no option, though it looks like one
+        # Its commands are its block, or what --source has.
+        if not others or (command.block is None) == ("--source" not in options):
             return None
-        clear = ANY not in others and ANY not in options.values()
         title = others[0] if not isinstance(others[0], Odd) else None
         ident = options.get("--id", title)
         users = options.get("--users")

@@ -385,6 +385,41 @@ def test_what_is_left_of_our_part_is_not_guessed_at():
         loader.own_entries(f"{loader.BEGIN}\nmenuentry x {{\n{loader.END}\n")
 
 
+# What may stand before and behind the title T: GRUB makes an entry w of it, or none at all.
+@pytest.mark.parametrize(
+    ("words", "made"),
+    [
+        ("T --id -z --id w", False),
+        ("T --id - --id w", False),
+        ("T --class -z --id w", False),
+        ("T --class - --id w", False),
+        ("T --hotkey --unrestricted --id w", False),
+        ("T --id w --users", False),
+        ("T --unrestricted= --id w", False),
+        ("T --unrestricted=x --id w", False),
+        ("T --id w --source x", False),
+        ("T --id w --source=x", False),
+        ("T --id w --id ''", False),
+        ("-- T --id w", False),
+        ("T --id w -u", False),
+        ("T --id w -hu", False),
+        ("T --id w --help=x", False),
+        ("T --id '' --id w", True),
+        ("T --id= --id=w", True),
+        ("T --class '' --class= --id w", True),
+        ("--odd T --id w", True),
+        ("-abc --id w -- T", True),
+        ("T --id w --odd=1 -x -hx --helps", True),
+        ("--id w -- T --unrestricted=x", True),
+        ("T --id w --hotkey=-", True),
+    ],
+)
+def test_options_of_an_entry(tmp_path, words, made):
+    text = head(f"menuentry first {{ linux first; }}\nmenuentry {words} {{ linux /boot/vmlinuz-6.1; }}\n")
+    assert (menu_of(text).find("w") is not None) is made
+    assert start(tmp_path, text, "", saved_entry="w").linux == ["/boot/vmlinuz-6.1" if made else "first"]
+
+
 # --- who may start what -----------------------------------------------------------------------------------
 
 SUPERUSERS = 'set superusers="boss"\npassword boss secret\n'

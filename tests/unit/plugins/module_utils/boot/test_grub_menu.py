@@ -227,10 +227,13 @@ def test_without_an_environment_block_nothing_is_loaded_or_saved():
 @pytest.mark.parametrize(
     ("head", "seen"),
     [
-        ("menuentry a --odd", []),  # GRUB makes no entry of it
+        ("menuentry a --odd", [("a", "a")]),
+        ("menuentry --odd a", [("--odd", "--odd")]),
         ("menuentry", []),
         ("menuentry a --class", []),
-        ("menuentry a --id --class", [(None, None)]),
+        ("menuentry a --id --class", []),
+        ("menuentry a --class $root --id x", [(None, None)]),
+        ("menuentry a --id $root --id x", [(None, None)]),
         ("menuentry $root --id x", [(None, None)]),
         ("menuentry a --users $root", [(None, None)]),
         ("menuentry -- --id", [("--id", "--id")]),
