@@ -26,6 +26,7 @@ _INITRD = ("initrd", "initrdefi", "initrd16")
 _CMDLINE = "# mkops cmdline:"
 _PART = re.compile(rf"^{re.escape(BEGIN)}\n(.*?)^{re.escape(END)}$\n?", re.M | re.S)
 _GRUB_DEFAULT = re.compile(r"^[ \t]*(?:export[ \t]+)?GRUB_DEFAULT=(.*)$", re.M)
+_TO_THE_END = re.compile(r"(?:\\.|[^\\\n])*\n", re.S)
 # ... as a whole line of its own, in no block.
 _ALONE = re.compile(
     r"""(?:export[ \t]+)?GRUB_DEFAULT=(?:[^\s'"\\;&|`$()]|'[^']*'|"[^"\\`$]*")*(?:[ \t\r]+(?:#.*)?)?$"""
@@ -286,14 +287,24 @@ def render_custom(custom: str, entries: Iterable[str]) -> str:
 
 
 def parse_environment(text: str) -> dict[str, str]:
-    """The variables of an environment block, a file with escapes and padding."""
-    if not text.startswith(SIGNATURE):
+    """The variables of an environment block, a file with escapes and padding.
+
+    As GRUB reads it: a name goes on to the next `=`, over ends of lines, so that it does not see a variable
+    behind an empty line. A line without an end is none.
+    """
+    if not text.startswith(SIGNATURE) or text == SIGNATURE:
         raise Failure("GRUB's environment block is damaged: its header is wrong; create it again")
     found = {}
-    for line in re.findall(r"(?:\\.|[^\\\n])+", text, re.S):
-        name, equals, value = re.sub(r"\\(.)", r"\1", line, flags=re.S).partition("=")
-        if equals and not line.startswith("#"):
-            found[name] = value
+    at = 0
+    while at < len(text):
+        equals = at if text[at] == "#" else text.find("=", at)
+        line = _TO_THE_END.match(text, equals + 1) if equals >= 0 else None
+        if line is None:
+            break
+        if text[at] != "#":
+            value = re.sub(r"\\(.)", r"\1", line[0][:-1], flags=re.S)
+            found[text[at:equals].partition("\0")[0]] = value.partition("\0")[0]
+        at = line.end()
     return found
 
 

@@ -166,6 +166,12 @@ class Grub:
 
     def _fixed(self) -> str:
         """Why no default that is set lasts, nor could be made to; empty if it does."""
+        if hidden := [name for name in self._environment() if "\n" in name]:
+            unseen = hidden[0].rpartition("\n")[2]
+            return (
+                f"{GRUBENV} has an empty line, or one that sets nothing, before {unseen}, which GRUB "
+                f"therefore does not see; create it again: grub-editenv {GRUBENV} create"
+            )
         menu = self._menu(next_entry="", prev_saved_entry="", saved_entry=MARK)
         path, value = grub.other_default(self._dropins())
         if path:

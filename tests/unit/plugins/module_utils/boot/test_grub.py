@@ -150,6 +150,31 @@ def test_environment_as_grub_writes_it(tmp_path, value):
     assert loader.parse_environment(path.read_text()) == {"saved_entry": value, "next_entry": "t"}
 
 
+# What is in a block, and which entry GRUB starts: a, the first one, where it sees no saved_entry.
+@pytest.mark.parametrize(
+    ("lines", "seen"),
+    [
+        ("saved_entry=b\n", "b"),
+        ("saved_entry=a\nsaved_entry=b\n", "b"),
+        ("# x\n#=\nsaved_entry=\\b\n", "b"),
+        ("=\nsaved_entry=b\n", "b"),
+        ("saved_entry=b\0\n", "b"),
+        ("\nsaved_entry=b\n", ""),
+        ("by hand\nsaved_entry=b\n", ""),
+        ("x=1\\\nsaved_entry=b\n", ""),
+        ("saved_entry=b", ""),
+        ("#\\\nsaved_entry=b\n", ""),
+        (" saved_entry=b\n", ""),
+    ],
+)
+def test_environment_as_grub_reads_it(tmp_path, lines, seen):
+    block = f"{loader.SIGNATURE}{lines}".ljust(1024, "#")
+    assert loader.parse_environment(block).get("saved_entry", "") == seen
+    (tmp_path / "grub.cfg").write_text(head("menuentry a { linux a; }\nmenuentry b { linux b; }\n"))
+    (tmp_path / "grubenv").write_text(block)
+    assert grub_emu.start(tmp_path).linux == [seen or "a"]
+
+
 # --- a trial --------------------------------------------------------------------------------------------
 
 

@@ -367,6 +367,19 @@ def test_a_block_that_is_damaged(host):
     assert "GRUB's environment block is damaged" in installs_nothing(host)
 
 
+@pytest.mark.parametrize("lines", ["\n", "by hand\n", "x\n\n", "a=1\n \n"])
+@pytest.mark.parametrize("state", ["installed", "booted"])
+def test_a_block_that_was_edited_by_hand(host, lines, state):
+    """GRUB does not see the variable behind a line without one; grub-editenv does, and changes it there."""
+    block = f"{grub.SIGNATURE}{lines}saved_entry={PIN}\n"
+    host.file(GRUBENV, block.ljust(1024, "#"))
+    reason = installs_nothing(host, state=state, reboot_ok=True)
+    assert "before saved_entry, which GRUB therefore does not see; create it again: grub-editenv" in reason
+    host.file(GRUBENV, f"{grub.SIGNATURE}# by hand\nsaved_entry={PIN}\n".ljust(1024, "#"))
+    host_tests.phase(host, "install", state="installed")
+    assert host.boot() == OLD
+
+
 def test_a_block_that_is_not_there_is_made(host):
     assert not host.at(GRUBENV).exists()
     host_tests.phase(host, "install", state="installed")
