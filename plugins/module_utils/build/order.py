@@ -171,7 +171,12 @@ def _patches(series: str | None, reasons: Reasons) -> list[Path]:
 
 
 def _source_reasons(source: Mapping[str, Any]) -> Reasons:
+    empty = [name for name in ("package", "path") if source[name] == ""]
+    if empty:
+        return [f"source.{name} is empty; give one, or leave it out" for name in empty]
     if not source["path"]:
+        if not source["package"]:
+            return ["source has neither package nor path; give one of them"]
         if native(source["keyring"]).is_file():
             return []
         return [f"source.keyring {source['keyring']} is not a file; install debian-archive-keyring"]

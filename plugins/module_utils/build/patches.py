@@ -36,13 +36,17 @@ _STRIP_ONE = ("-p1", "-pab")
 def read_series(directory: Path) -> list[Path]:
     """The patches in order: those of the file `series` if there is one, else *.patch by name.
 
-    Raises Refused with every reason why they cannot be applied, OSError.
+    Raises Refused with every reason why they cannot be applied.
     """
     listing = directory / SERIES
     if not listing.exists():
         return sorted(path for path in directory.glob("*.patch") if path.is_file())
     paths, missing, reasons = [], [], []
-    for number, line in enumerate(read_text(listing).lstrip("\ufeff").split("\n"), 1):
+    try:
+        listed = read_text(listing)
+    except OSError as error:
+        raise Refused(f"{text_of(listing)} cannot be read: {error.strerror}") from error
+    for number, line in enumerate(listed.lstrip("\ufeff").split("\n"), 1):
         words: list[str] = []
         for word in line.split():
             if word.startswith("#"):
@@ -61,7 +65,7 @@ def read_series(directory: Path) -> list[Path]:
             )
         if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
             reasons.append(f"{where} lies outside of the series: put the patch below {directory}")
-        elif not path.is_file():
+        elif not os.path.isfile(path):  # false, too, for what no file can be called
             missing.append(shown(name))
         paths.append(path)
     if missing:

@@ -404,6 +404,7 @@ def test_all_reasons_at_once(toy, tmp_path, monkeypatch):
     )
     (tmp_path / "series").write_text("none.patch\n")
     (tmp_path / "any.gz").write_text("not packed")
+    (tmp_path / "odd/series").mkdir(parents=True)
     monkeypatch.setattr(order, "running_config", lambda: None)
     for wish, word in (
         ({"series": str(tmp_path)}, "patch none.patch has nothing to apply"),
@@ -412,6 +413,10 @@ def test_all_reasons_at_once(toy, tmp_path, monkeypatch):
         ({"config_base": str(tmp_path / "any.gz")}, "any.gz cannot be read"),
         ({"source": {"path": str(tmp_path)}}, "is a directory that was not made by kernel_source"),
         ({"source": {"package": "p", "keyring": "/gone"}}, "source.keyring /gone is not a file"),
+        ({"source": {"path": ""}}, "source.path is empty"),
+        ({"source": {"package": "", "version": "7.0-1"}}, "source.package is empty"),
+        ({"source": {"path": None}}, "source has neither package nor path"),
+        ({"series": str(tmp_path / "odd")}, "odd/series cannot be read: Is a directory"),
         ({"config": ["\0"]}, "is not a file"),
         ({"source": {"path": str(tmp_path / "any.gz")}}, "source.path needs source.checksum, of the form"),
     ):

@@ -119,6 +119,21 @@ def test_listing_in_any_encoding(tmp_path, comment):
         read_series(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000 + "x", "a\0b", "sub", "sub/", ".", "a.patch/x"])
+def test_a_listed_name_that_is_no_file(tmp_path, name):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.patch").touch()
+    (tmp_path / "series").write_text(f"a.patch\n{name}\n")
+    with pytest.raises(Refused, match="series lists patches that do not exist: "):
+        read_series(tmp_path)
+
+
+def test_a_listing_that_cannot_be_read(tmp_path):
+    (tmp_path / "series").mkdir()
+    with pytest.raises(Refused, match=r"/series cannot be read: Is a directory"):
+        read_series(tmp_path)
+
+
 def test_what_a_series_cannot_have_is_told_at_once(tmp_path):
     (tmp_path / "a.patch").touch()
     (tmp_path / "series").write_text(
