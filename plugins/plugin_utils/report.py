@@ -74,7 +74,7 @@ def page(hosts: Mapping[str, Any], title: str, at: str) -> str:
 
     at: when that was, for people.
     """
-    machines = [Machine(name, told) for name, told in hosts.items()]
+    machines = [ReportedHost(name, told) for name, told in hosts.items()]
     root = Element("html", {"lang": "en"})
     _head(root, title)
     body = SubElement(root, "body")
@@ -154,7 +154,7 @@ def style_of(number: int) -> str:
     return f"fill-{number % COLOURS}-{number % len(PATTERNS)}"
 
 
-class Machine:
+class ReportedHost:
     """A host, as a part of the page."""
 
     def __init__(self, name: str, told: Any) -> None:
@@ -472,7 +472,7 @@ def _table(parent: Element, name: str, caption: str, head: Sequence[str], level:
     return SubElement(table, "tbody")
 
 
-def _fleet(main: Element, machines: Sequence[Machine], troubled: Sequence[Machine]) -> None:
+def _fleet(main: Element, machines: Sequence[ReportedHost], troubled: Sequence[ReportedHost]) -> None:
     section = SubElement(main, "section", {"aria-labelledby": "fleet"})
     head = [
         "Machine",

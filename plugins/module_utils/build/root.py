@@ -89,7 +89,7 @@ class Deb:
 
 
 @dataclass(frozen=True)
-class Wish:
+class RootWish:
     """All that somebody may say of a root. Files are told by their digests, never by their contents."""
 
     suite: str
@@ -400,7 +400,7 @@ class Files:
     modules: tuple[Path, ...] = ()  # directories to put at usr/lib/modules
 
 
-def furnish(tree: rootfs.Tree, wish: Wish, files: Files) -> None:
+def furnish(tree: rootfs.Tree, wish: RootWish, files: Files) -> None:
     """Make the packages' tree the root that is wished. Raises ValueError with all reasons, or OSError."""
     _leave_nothing_of_the_build(tree, wish.form)
     _name(tree, wish)
@@ -466,7 +466,7 @@ def _leave_nothing_of_the_build(tree: rootfs.Tree, form: str) -> None:
     tree.put("etc/machine-id", rootfs.text_file("", 0o444))
 
 
-def _name(tree: rootfs.Tree, wish: Wish) -> None:
+def _name(tree: rootfs.Tree, wish: RootWish) -> None:
     first = wish.hostname.partition(".")[0]
     names = " ".join(dict.fromkeys([wish.hostname, first]))
     tree.put("etc/hostname", rootfs.text_file(f"{wish.hostname}\n"))
@@ -506,7 +506,7 @@ def _users(tree: rootfs.Tree, users: Sequence[accounts.User], reasons: list[str]
             tree.put(f"{home}/.ssh/authorized_keys", rootfs.text_file(keys, 0o600, uid, gid))
 
 
-def _network(tree: rootfs.Tree, wish: Wish) -> list[str]:
+def _network(tree: rootfs.Tree, wish: RootWish) -> list[str]:
     servers = "".join(f"nameserver {address}\n" for address in wish.nameservers)
     if tree.find("usr/lib/systemd/systemd-resolved") and not servers:
         tree.put("etc/resolv.conf", rootfs.link("/run/systemd/resolve/stub-resolv.conf"))

@@ -46,7 +46,7 @@ Warn = Callable[[str], None]
 class RootBuilder:
     """A root that is to be, or is there."""
 
-    wish: root.Wish
+    wish: root.RootWish
     files: root.Files
     archive: Archive
     debs: tuple[root.Deb, ...]
@@ -295,7 +295,7 @@ def builder_of(params: Mapping[str, Any], warn: Warn) -> RootBuilder:
     reasons += [f"overlay {path} is not a directory" for path in overlays if not path.is_dir()]
     modules = _modules(params["modules"], reasons)
     users = tuple(_user(user, reasons) for user in params["users"])
-    wish = root.Wish(
+    wish = root.RootWish(
         suite=params["suite"],
         packages=tuple(sorted(set(params["packages"]))),
         recommends=params["recommends"],
@@ -355,7 +355,7 @@ def _tools(params: Mapping[str, Any]) -> dict[str, str]:
     return tools
 
 
-def _versions(wish: root.Wish, *more: str) -> tuple[str, ...]:
+def _versions(wish: root.RootWish, *more: str) -> tuple[str, ...]:
     """Of the programs that write the last bytes; another version may write others. Raises Failure."""
     found = []
     if wish.form == "disk":
@@ -381,7 +381,7 @@ def _versions(wish: root.Wish, *more: str) -> tuple[str, ...]:
     return (*found, *more)
 
 
-def _debs(archive: Archive, wish: root.Wish, warn: Warn, valid_seconds: int) -> tuple[root.Deb, ...]:
+def _debs(archive: Archive, wish: root.RootWish, warn: Warn, valid_seconds: int) -> tuple[root.Deb, ...]:
     """The packages with versions, as the signed archive has them. Raises Refused, Failure."""
     archive.refresh(warn, valid_seconds)
     try:

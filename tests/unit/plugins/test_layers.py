@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import sys
 from pathlib import Path
 
@@ -150,3 +151,12 @@ def test_what_hosts_are_sent_stands_alone():
     """The connection plugin kerf sends this text to hosts, where there is nothing else of the collection."""
     name = "module_utils.divide.agent"
     assert {other.split(".")[0] for other in imports_of(name, MODULES[name])} <= set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("word", ["Machine", "Plan", "Wish"])
+def test_a_word_means_one_thing(word):
+    """What others call so as well has a longer name, such as KernelWish."""
+    having = [
+        path for path in PLUGINS.rglob("*.py") if re.search(rf"^class {word}\b", path.read_text(), re.M)
+    ]
+    assert [path.parent.name for path in having] == ["divide"]

@@ -38,7 +38,7 @@ OTHERS = {
 
 
 def wish(**changes):
-    return dataclasses.replace(root.Wish("trixie", ()), **changes)
+    return dataclasses.replace(root.RootWish("trixie", ()), **changes)
 
 
 def furnished(archive, wished, files=None):
