@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from . import grub_script as script
+from . import grub_test
 from .grub_script import ScriptError, join_path, split_path
+from .grub_test import BOTH, NO, YES
 
 # Where $prefix and $config_directory point, whatever GRUB calls it.
 PREFIX = "(grub)"
@@ -36,7 +38,6 @@ class Odd(str):
 
 ANY, UNSET = Odd("\0any"), Odd("\0unset")
 Values = frozenset[str]
-BOTH, YES, NO = frozenset((True, False)), frozenset((True,)), frozenset((False,))
 # They only show something, or prepare what an entry needs.
 _HARMLESS = frozenset(
     (
@@ -763,55 +764,8 @@ class Menu:
 
     # --- conditions ---------------------------------------------------------------------------------
 
-    def _do_test(self, command: script.Command, arguments: list[str], _state: _State) -> frozenset[bool]:
-        if command.words[0].value == "[" or "[" in [word.value for word in command.words[:2]]:
-            if arguments[-1:] != ["]"]:
-                return BOTH
-            arguments = arguments[:-1]
-        try:
-            return self._test(arguments)
-        except ValueError:
-            return BOTH
-
-    def _test(self, words: list[str]) -> frozenset[bool]:
-        either = [self._all(part) for part in _split(words, "-o")]
-        if YES in either:
-            return YES
-        return NO if all(outcome == NO for outcome in either) else BOTH
-
-    def _all(self, words: list[str]) -> frozenset[bool]:
-        both = [self._check(part) for part in _split(words, "-a")]
-        if NO in both:
-            return NO
-        return YES if all(outcome == YES for outcome in both) else BOTH
-
-    def _check(self, words: list[str]) -> frozenset[bool]:
-        if not words:
-            return YES  # unlike a shell's
-        if len(words) == 1:
-            return _known(None if words[0] is ANY else words[0] != "")
-        if words[0] == "!" and len(words) != 3:
-            return frozenset(not outcome for outcome in self._check(words[1:]))
-        if len(words) > 2 and words[0] == "(" and words[-1] == ")":
-            return self._test(words[1:-1])
-        if len(words) == 2:
-            sign, word = words
-            if sign in ("-n", "-z"):
-                return _known(None if word is ANY else (word == "") == (sign == "-z"))
-            if sign in ("-e", "-f", "-s"):
-                there, text = self.files.text(word)
-                if there and sign == "-s":
-                    return _known(bool(text))
-                return _known(there)
-            return BOTH
-        if len(words) == 3:
-            left, sign, right = words
-            if sign in ("=", "==", "!=") and ANY not in (left, right):
-                return _known((left == right) == (sign != "!="))
-            if words[0] == "!":
-                return frozenset(not outcome for outcome in self._check(words[1:]))
-            return BOTH
-        raise ValueError
+    def _do_test(self, _command: script.Command, arguments: list[str], _state: _State) -> frozenset[bool]:
+        return grub_test.outcome(arguments, ANY, self.files.text)
 
 
 # Names of commands that no method can have, or that are done alike.
@@ -825,19 +779,3 @@ _METHODS = {
     "read": "asks",
     "authenticate": "asks",
 }
-
-
-def _known(outcome: bool | None) -> frozenset[bool]:
-    return BOTH if outcome is None else frozenset((outcome,))
-
-
-def _split(words: list[str], sign: str) -> list[list[str]]:
-    parts: list[list[str]] = [[]]
-    depth = 0
-    for word in words:
-        depth += (word == "(") - (word == ")")
-        if word == sign and not depth and parts[-1]:
-            parts.append([])
-        else:
-            parts[-1].append(word)
-    return parts
