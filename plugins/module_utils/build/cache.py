@@ -41,6 +41,12 @@ _MANIFEST = {
 }
 
 
+def path_reasons(params: Mapping[str, Any]) -> list[str]:
+    """What cannot be the path of a cache, or of the file for progress."""
+    names = [name for name in ("cache_dir", "progress_file") if "\0" in (params[name] or "")]
+    return [f"{name} is no path: there is a NUL in it" for name in names]
+
+
 def discard(tree: Path) -> None:
     """Remove a source tree, which takes a busy disk minutes, without anybody having to wait for it."""
     if not tree.name.startswith(TRASH):

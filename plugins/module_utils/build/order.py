@@ -17,7 +17,7 @@ from ..common.files import native, read_text, sha256, sha256_file, text_of
 from ..common.text import shown
 from . import kconfig, sign
 from .builder import Builder
-from .cache import Cache
+from .cache import Cache, path_reasons
 from .configuration import (
     MAKE_BASES,
     RUNNING_BASE,
@@ -49,6 +49,7 @@ def builder_of(params: Mapping[str, Any], warn: Warn) -> Builder:
     )
     reasons += _tool_reasons(params, signer)
     reasons += _value_reasons(params)
+    reasons += path_reasons(params)
     base, base_file = _base(params["config_base"], reasons)
     fragments = [native(path) for path in params["config"]]
     if params["series"]:

@@ -21,12 +21,12 @@ from typing import IO, Any, cast
 
 from ..common.command import bytes_of, must, stream
 from ..common.errors import Failure, Refused
-from ..common.files import native, read_text, sha256, sha256_file, text_of, write_file
+from ..common.files import native, read_text, sha256, sha256_file, text_of, why_not, write_file
 from ..common.size import MIB, format_size, parse_size
 from ..common.text import shown
 from . import accounts, cpio, root
 from .address import masked, without_secrets
-from .cache import Cache, discard
+from .cache import Cache, discard, path_reasons
 from .debian import Archive, machine_mirror
 from .progress import Progress
 from .rootfs import Tree
@@ -285,6 +285,7 @@ def builder_of(params: Mapping[str, Any], warn: Warn) -> RootBuilder:
     """The root that a module's parameters ask for. Raises Refused with every reason why not, or Failure."""
     reasons: list[str] = []
     reasons += absent_tools(_tools(params))
+    reasons += path_reasons(params)
     reasons += (
         []
         if native(params["keyring"]).is_file()
@@ -402,8 +403,8 @@ def _agent(path: str | None, reasons: list[str]) -> bytes:
         return b""
     try:
         data = native(path).read_bytes()
-    except OSError as error:
-        reasons.append(f"agent {path} cannot be read: {error.strerror}")
+    except (OSError, ValueError) as error:
+        reasons.append(f"agent {path} cannot be read: {why_not(error)}")
         return b""
     if data[:5] != b"\x7fELF\x02":
         reasons.append(f"agent {path} is not a 64-bit ELF program: take kerf-init of kerf's wheel")
@@ -413,8 +414,8 @@ def _agent(path: str | None, reasons: list[str]) -> bytes:
 def _facts(path: str | None, reasons: list[str]) -> str:
     try:
         return read_text(native(path)) if path else ""
-    except OSError as error:
-        reasons.append(f"facts {path} cannot be read: {error.strerror}")
+    except (OSError, ValueError) as error:
+        reasons.append(f"facts {path} cannot be read: {why_not(error)}")
         return ""
 
 
@@ -437,10 +438,10 @@ def _network(wish: str, reasons: list[str]) -> str:
         return wish
     try:
         return read_text(native(wish))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         named = ", ".join(root.NETWORKS)
         reasons.append(
-            f"network {shown(wish)} is neither one of {named} nor a file that can be read: {error.strerror}"
+            f"network {shown(wish)} is neither one of {named} nor a file that can be read: {why_not(error)}"
         )
         return "none"
 
@@ -462,8 +463,8 @@ def _user(wish: Mapping[str, Any], reasons: list[str]) -> accounts.User:
             if stat.S_ISDIR(native(path).stat().st_mode):
                 raise OSError(0, "it is a directory")
             keys += accounts.key_lines(read_text(native(path)))
-        except OSError as error:
-            reasons.append(f"user {shown(wish['name'])}: key file {path} cannot be read: {error.strerror}")
+        except (OSError, ValueError) as error:
+            reasons.append(f"user {shown(wish['name'])}: key file {path} cannot be read: {why_not(error)}")
     return accounts.User(
         name=wish["name"],
         password=wish["password"] or "",

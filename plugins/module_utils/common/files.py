@@ -103,6 +103,11 @@ def _is(value: Any, kind: type) -> bool:
     return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
 
 
+def why_not(error: OSError | ValueError) -> str:
+    """Why a file cannot be read. Python's ValueError is about a NUL, which no file has in its name."""
+    return (error.strerror or str(error)) if isinstance(error, OSError) else "there is a NUL in its name"
+
+
 def native(text: str) -> Path:
     """A path as a user has written it: names of files are UTF-8, whatever locale a host runs modules in."""
     return Path(os.fsdecode(encoded(text)))

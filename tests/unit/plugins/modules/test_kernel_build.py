@@ -418,6 +418,8 @@ def test_all_reasons_at_once(toy, tmp_path, monkeypatch):
         ({"source": {"path": None}}, "source has neither package nor path"),
         ({"series": str(tmp_path / "odd")}, "odd/series cannot be read: Is a directory"),
         ({"config": ["\0"]}, "is not a file"),
+        ({"cache_dir": "/x\0"}, "cache_dir is no path: there is a NUL in it"),
+        ({"progress_file": "\0"}, "progress_file is no path"),
         ({"source": {"path": str(tmp_path / "any.gz")}}, "source.path needs source.checksum, of the form"),
     ):
         (reason,) = toy.run(**wish)["problems"]

@@ -198,6 +198,12 @@ def test_all_that_is_wrong_is_told_at_once(machine, tmp_path):
         assert reason in found
     with pytest.raises(Refused, match="agent /nowhere/kerf-init cannot be read"):
         machine(agent="/nowhere/kerf-init")
+    with pytest.raises(Refused) as caught:
+        machine(
+            keyring="\0", agent="\0", facts="\0", modules="\0", network="\0", overlays=["\0"],
+            users=[machine.user(name="bob", ssh_key_files=["\0"])], cache_dir="/x\0", progress_file="\0",
+        )  # fmt: skip
+    assert len(caught.value.reasons) == 9
     with pytest.raises(Refused, match="size is for a disk, and form is initramfs"):
         machine(size="1G")
     assert not (tmp_path / "cache").exists()
