@@ -21,6 +21,7 @@ export MKOPS_KERNEL_VERSION = $(KERNEL_VERSION)
 SERIES ?= $(KERNEL_VERSION)
 ALL_SERIES := $(notdir $(patsubst %/,%,$(dir $(wildcard roles/kernel/files/series/*/source.json))))
 SERIES_TREE := $(MKOPS_CACHE)/series-test/linux-$(SERIES)
+OTHER_SERIES := $(filter-out $(SERIES),$(ALL_SERIES))
 export PATH := $(MKOPS_CACHE)/venv/bin:$(MKOPS_CACHE)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.ansible/collections
@@ -114,6 +115,13 @@ kernel-test-full: ## The same with all options and on all machines, endurance, s
 	done
 	for shape in numa mem8g la57 x2apic uefi; do \
 		tools/kernel-lab --tree $(SERIES_TREE) run --shape $$shape --name live live; \
+	done
+	tools/kernel-lab --tree $(SERIES_TREE) run --name noise --timeout 14400 --set MK_HOPS=50 --set MK_NOISE=1 live
+	for other in $(OTHER_SERIES); do \
+		tools/series sync --kernel $$other $(MKOPS_CACHE)/series-test/linux-$$other; \
+		tools/kernel-lab --tree $(MKOPS_CACHE)/series-test/linux-$$other build normal; \
+		tools/kernel-lab --tree $(SERIES_TREE) run --name live-$$other \
+			--next $(MKOPS_CACHE)/series-test/linux-$$other live; \
 	done
 	tools/kernel-lab --tree $(SERIES_TREE) run --name long --timeout 7200 \
 		--set MK_CYCLES=300 --set MK_PANICS=100 endurance

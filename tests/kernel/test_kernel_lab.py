@@ -150,6 +150,12 @@ def test_the_one_that_ends_the_host_is_run_last(lab):
     assert "export MK_EPILOGUE='# lab: exit live 0\n# lab: finished'\n" in script
 
 
+def test_a_shape_adds_to_the_cpu_of_each_accelerator(lab):
+    for accelerator in lab.ACCELERATORS:
+        argv = lab.qemu(lab.SHAPES["la57"], accelerator)
+        assert argv[argv.index("-cpu") + 1].endswith(",la57=on")
+
+
 def test_only_one_can_end_the_host(lab):
     with pytest.raises(lab.LabError, match="takeover and live end the machine"):
         lab.wanted_tests(["takeover", "live"], [])

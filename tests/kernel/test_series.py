@@ -89,6 +89,13 @@ def test_make_tests_one_series_and_all_of_them_at_length(series):
     assert all(f'"kernel-test-full SERIES={version}"' in full for version in series.kernels())
 
 
+@pytest.mark.parametrize(("one", "other"), [("6.12", "7.3"), ("7.3", "6.12")])
+def test_make_updates_from_each_series_to_the_other(series, one, other):
+    said = said_by_make("kernel-test-full", f"SERIES={one}")
+    assert f"for other in {other}; do" in said
+    assert "--next" in said
+
+
 def test_what_make_calls_is_understood(series):
     said = said_by_make("kernel-test", "kernel-test-full")
     calls = [shlex.split(line)[1:] for line in said.splitlines() if line.startswith("tools/series ")]
