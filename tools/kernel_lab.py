@@ -900,12 +900,24 @@ def warnings_of(output: str, name: str) -> list[str]:
     return re.findall(rf"^\S*{re.escape(name)}:\d+:\d+: (?:warning|error): (.*)$", output, re.M)
 
 
+def compiler_options(command: str) -> list[str]:
+    """Of the line in a .cmd file, with the words that belong to them; not what is compiled, and to where."""
+    words = iter(shlex.split(command.partition(":=")[2].partition(" ; ")[0]))
+    options = []
+    for word in words:
+        if word == "-o":
+            next(words)
+        elif word in ("-include", "-isystem", "-I", "--param"):
+            options += [word, next(words)]
+        elif word.startswith("-") and word != "-c":
+            options.append(word)
+    return options
+
+
 def base_warnings(args: argparse.Namespace, made: Built, name: str) -> list[str]:
     """sparse on the file as it was, with the options that it is compiled with now."""
     path = Path(name)
-    command = (made.out / path.parent / f".{path.stem}.o.cmd").read_text().splitlines()[0]
-    words = shlex.split(command.partition(":=")[2].partition(" ; ")[0])
-    options = [word for word in words[2:] if word.startswith("-") and word not in ("-c", "-o")]
+    options = compiler_options((made.out / path.parent / f".{path.stem}.o.cmd").read_text().splitlines()[0])
     with tempfile.TemporaryDirectory() as scratch:
         old = Path(scratch, name)
         old.parent.mkdir(parents=True)

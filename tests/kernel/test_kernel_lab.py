@@ -109,6 +109,18 @@ def test_a_provoked_crash_is_no_report(lab, tmp_path):
     assert lab.spawn_reports(spawns) == ["2| [    2.1] WARNING: of a sibling", "1| [    3.0] BUG: by itself"]
 
 
+def test_options_keep_the_files_that_belong_to_them(lab):
+    command = (
+        "savedcmd_kernel/cpu.o := ccache gcc -Wp,-MMD,kernel/.cpu.o.d -nostdinc -I../linux/include"
+        " -include ../linux/include/linux/kconfig.h -isystem /usr/lib/gcc/include -D__KERNEL__"
+        " -c -o kernel/cpu.o ../linux/kernel/cpu.c ; ./tools/objtool/objtool --orc kernel/cpu.o"
+    )
+    assert lab.compiler_options(command) == [
+        "-Wp,-MMD,kernel/.cpu.o.d", "-nostdinc", "-I../linux/include",
+        "-include", "../linux/include/linux/kconfig.h", "-isystem", "/usr/lib/gcc/include", "-D__KERNEL__",
+    ]  # fmt: skip
+
+
 def test_harmless_lines(lab, tmp_path):
     log = tmp_path / "console.log"
     log.write_text(
