@@ -84,6 +84,8 @@ COMPLAINTS = re.compile(
 )
 # What spawn_init prints before it makes its kernel crash, and when the next one is up.
 PROVOKED, READY = "mk-init: provoking ", "mk-init: ready "
+# The same of the host, in its kernel's log.
+HOST_PROVOKED, HOST_READY = "takeover: provoking ", "Linux version "
 
 
 class LabError(Exception):
@@ -468,7 +470,13 @@ class Tail:
 
 
 def host_reports(log: Path) -> list[str]:
-    return [line for line in read_lines(log) if REPORTS.search(line)]
+    """It may crash after it was told to, until its next kernel is up."""
+    provoked, found = False, []
+    for line in read_lines(log):
+        provoked = HOST_PROVOKED in line or (provoked and HOST_READY not in line)
+        if not provoked and REPORTS.search(line):
+            found.append(line)
+    return found
 
 
 def complaints(log: Path) -> list[str]:

@@ -109,6 +109,19 @@ def test_a_provoked_crash_is_no_report(lab, tmp_path):
     assert lab.spawn_reports(spawns) == ["2| [    2.1] WARNING: of a sibling", "1| [    3.0] BUG: by itself"]
 
 
+def test_a_provoked_crash_of_the_host_is_no_report(lab, tmp_path):
+    console = tmp_path / "console.log"
+    console.write_text(
+        "[    1.0] WARNING: before\n"
+        "[    2.0] takeover: provoking a panic\n"
+        "[    2.1] Kernel panic - not syncing: sysrq triggered crash\n"
+        "[    2.2] Call Trace:\n"
+        "[    0.0] Linux version 6.12.117-series\n"
+        "[    3.0] BUG: of the crash kernel\n"
+    )
+    assert lab.host_reports(console) == ["[    1.0] WARNING: before", "[    3.0] BUG: of the crash kernel"]
+
+
 def test_options_keep_the_files_that_belong_to_them(lab):
     command = (
         "savedcmd_kernel/cpu.o := ccache gcc -Wp,-MMD,kernel/.cpu.o.d -nostdinc -I../linux/include"
