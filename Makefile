@@ -109,6 +109,10 @@ kernel-test-full: ## The same with all options and on all machines, endurance, s
 		tools/kernel-lab --tree $(SERIES_TREE) build $$variant; \
 		tools/kernel-lab --tree $(SERIES_TREE) run --variant $$variant; \
 		tools/kernel-lab --tree $(SERIES_TREE) run --variant $$variant --name live live; \
+		tools/kernel-lab --tree $(SERIES_TREE) run --variant $$variant --name crash --append crashkernel=384M \
+			"takeover crash"; \
+		tools/kernel-lab --tree $(SERIES_TREE) run --variant $$variant --name shared --timeout 3600 \
+			--set MK_SCRIBBLE_S=600 scribble; \
 	done
 	for shape in numa mem8g la57 x2apic bios uefi locked; do \
 		tools/kernel-lab --tree $(SERIES_TREE) run --shape $$shape; \
