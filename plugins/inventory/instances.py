@@ -182,6 +182,12 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         for name, variables in self.get_option("declare").items():
             self._declare(name, variables)
         hosts = {name: self._variables(name) for name in self._selected()}
+        if not hosts:
+            wanted = ", ".join(map(bounded, self.get_option("hosts")))
+            self.display.warning(
+                f"{path}: earlier inventory sources have no host for hosts: [{wanted}]. Say there whose "
+                "instances are meant, and name the source of those hosts before this one"
+            )
         for name, facts in self._facts(hosts, path, cache).items():
             try:
                 instances = variables_of(name, facts)

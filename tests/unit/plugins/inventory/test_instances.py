@@ -284,3 +284,10 @@ def test_a_large_fleet(fleet):
     assert len(groups["mkops_instances"]) == 3200 and len(variables) == 3250
     assert fleet.said == ""
     assert fleet.work < 20, "ten seconds of a machine with two CPUs"
+
+
+def test_hosts_that_are_none_are_a_warning(fleet):
+    fleet.add("big", status(instance("db")))
+    hosts, _groups = fleet.inventory(hosts=["lab", "servers"])
+    assert list(hosts) == ["big"]
+    assert "2.mkops.yml: earlier inventory sources have no host for hosts: [lab, servers]" in fleet.said
