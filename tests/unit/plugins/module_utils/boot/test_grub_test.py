@@ -30,7 +30,7 @@ def seen(words):
 def test_conditions_as_grub_has_them(tmp_path):
     """Any words in any order: what is told is what GRUB does, or that it may be either."""
     chance = random.Random(14)
-    wishes = [[chance.choice(WORDS) for _ in range(chance.randrange(9))] for _ in range(1500)]
+    wishes = [[chance.choice(WORDS) for _word in range(chance.randrange(9))] for _wish in range(1500)]
     (tmp_path / "empty").touch()
 
     def written(words):
