@@ -21,7 +21,7 @@ def test_key_is_stable(inputs):
             json.dumps(
                 {
                     "base": "tinyconfig",
-                    "format": 2,
+                    "format": 3,
                     "fragments": ["33", "44"],
                     "local_version": "-mkops",
                     "series": ["11", "22"],
