@@ -4,7 +4,7 @@
 
 """What becomes of an instance when it ends, from each policy to others: check, apply, check, apply.
 
-service_transitions.py NAME     on a host with /root/modules whose layout is declared for boot, as root
+service_transitions.py NAME     on a host whose layout is declared for boot, beside the modules, as root
 
 Changed, changed, not, not; the file says what is wished, systemd has it, no kernel was touched. In the end
 the host is as it was.
