@@ -65,7 +65,7 @@ def unit():
 
 
 def four_times(what, module, expected, **params):
-    """expected: whether there is something to do. Returns the first run's result."""
+    """expected: whether there is something to do."""
     machine, before = fingerprint(), FILE.read_bytes()
     runs = [run(module, check=True, **params)]
     check(f"{what}: the first check left the file as it was", FILE.read_bytes() == before)
@@ -79,7 +79,6 @@ def four_times(what, module, expected, **params):
     check(f"{what}: check foresaw the difference", runs[0]["diff"] == runs[1]["diff"])
     check(f"{what}: no kernel was touched", fingerprint() == machine)
     print(f"ok  {what}: {', '.join(runs[1]['steps']) or 'nothing'}", flush=True)
-    return runs[1]
 
 
 def policy_holds(what, policy, untouched):
